@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The end and the doubling of descriptors: close, close_range, closefrom, dup. The kernel's
+ * close tells the service (its FIN or RST passes the TAP); here only the table follows. Any
+ * thread.
+ *
+ * Invariants: the entry goes before the real close, as the number may be given out again the
+ * moment it is free. The library's own descriptors survive every loop that closes "all".
+ * A vfork child works in its parent's memory: it leaves the table alone.
+ */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <limits.h>
+#include <linux/close_range.h>
+
+#include "preload/sock.h"
+
+
+
+static int fail(int err)
+{
+	errno = err;
+	return -1;
+}
+
+static void forget(int fd)
+{
+	struct sock *s = sock_get(fd);
+
+	fd_forget(fd);
+	if (!s)
+		return;
+	/* another descriptor of it may live on: the one we use for the kernel socket must be alive */
+	if (s->fd == fd && atomic_load_explicit(&s->file.fds, memory_order_relaxed))
+		s->fd = fd_find(&s->file);
+	sock_put(s);
+}
+
+PUBLIC int close(int fd)
+{
+	if (file_get_any(fd)) {
+		if (fd_is_own(fd))
+			return fail(EBADF);
+		if (!fd_in_vfork())
+			forget(fd);
+	}
+	return libc()->close(fd);
+}
+
+/* Close [first, last] but for the library's own. */
+static int range(unsigned first, unsigned last, int flags)
+{
+	unsigned from = first;
+
+	if (first > last)
+		return libc()->close_range(first, last, flags);
+	for (unsigned i = first; i <= last && i < FD_MAX; i++) {
+		if (!file_get_any((int)i))
+			continue;
+		if (fd_is_own((int)i)) {
+			if (i > from && libc()->close_range(from, i - 1, flags))
+				return -1;
+			from = i + 1;
+		} else if (!(flags & CLOSE_RANGE_CLOEXEC) && !fd_in_vfork()) {
+			forget((int)i);
+		}
+	}
+	return from > last ? 0 : libc()->close_range(from, last, flags);
+}
+
+PUBLIC int close_range(unsigned first, unsigned last, int flags)
+{
+	if (!libc()->close_range)
+		return fail(ENOSYS);
+	return range(first, last, flags);
+}
+
+PUBLIC void closefrom(int first)
+{
+	if (libc()->close_range)
+		range(first < 0 ? 0 : (unsigned)first, UINT_MAX, 0);
+}
+
+PUBLIC int dup(int fd)
+{
+	return fd_is_own(fd) ? fail(EBADF) : sock_dup(fd, libc()->dup(fd));
+}
+
+/* @to is about to be replaced. Returns false if it is one of ours and could not be moved. */
+static bool make_room(int to)
+{
+	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
+
+	if (fd_is_own(to))
+		return c && core_fd_move(c, to);
+	if (file_get_any(to) && !fd_in_vfork())
+		forget(to);
+	return true;
+}
+
+PUBLIC int dup2(int from, int to)
+{
+	if (from == to)
+		return libc()->dup2(from, to);
+	if (fd_is_own(from))
+		return fail(EBADF);
+	if (file_get_any(to) && !make_room(to))
+		return fail(EBUSY);
+	return sock_dup(from, libc()->dup2(from, to));
+}
+
+PUBLIC int dup3(int from, int to, int flags)
+{
+	if (fd_is_own(from))
+		return fail(EBADF);
+	if (from != to && file_get_any(to) && !make_room(to))
+		return fail(EBUSY);
+	return sock_dup(from, libc()->dup3(from, to, flags));
+}

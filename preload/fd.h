@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which of the application's descriptors we know: TCP sockets, epoll instances, and our own.
+ * An entry points to an open file description (struct file), which duplicates share.
+ *
+ * Looking up a descriptor that is not ours is one load. Memory of files is never unmapped
+ * and keeps its type, so a pointer read from the table can be tried for a reference.
+ */
+#ifndef PRELOAD_FD_H
+#define PRELOAD_FD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "preload/lock.h"
+
+#define FD_MAX (1 << 20)
+
+enum file_type { FILE_OWN, FILE_SOCK, FILE_EPOLL };
+
+struct file {
+	enum file_type type;
+	_Atomic uint32_t refs; /* descriptors, and threads inside a call */
+	_Atomic uint32_t fds;  /* descriptors */
+};
+
+extern _Atomic(struct file *) fd_table[FD_MAX];
+extern _Atomic uint32_t *fd_here; /* 1; a forked child sees 0 */
+
+/* Objects of one size, from anonymous memory; never given back. */
+struct pool {
+	struct lock lock;
+	uint32_t size;
+	void *free; /* linked through their last word, which is kept for that: `pool_link` */
+	char *chunk;
+	size_t left;
+};
+void *pool_get(struct pool *p); /* zeroed the first time, later as it was put; or NULL */
+void pool_put(struct pool *p, void *object);
+
+/* In a forked child: forget every descriptor. */
+void fd_child(void);
+void sock_child(void); /* sock.c: and everything else */
+
+struct file *file_try(int fd);
+void file_free(struct file *f);	  /* last reference is gone */
+void file_closed(struct file *f); /* last descriptor is gone */
+
+/* The file of @fd with a reference, or NULL if it is none of ours. */
+static inline struct file *file_get(int fd)
+{
+	if ((unsigned)fd >= FD_MAX || !atomic_load_explicit(&fd_table[fd], memory_order_relaxed))
+		return NULL;
+	return file_try(fd);
+}
+
+/* Is @fd in the table at all? */
+static inline bool file_get_any(int fd)
+{
+	return (unsigned)fd < FD_MAX && atomic_load_explicit(&fd_table[fd], memory_order_relaxed);
+}
+
+static inline void file_put(struct file *f)
+{
+	/* pairs with the reference taken in file_try(): the last one sees all uses done */
+	if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1)
+		file_free(f);
+}
+
+/* Is it a descriptor of the library itself? */
+bool fd_is_own(int fd);
+/* Enter @f under @fd, replacing (and closing) what is there. The caller's reference is kept by the caller. */
+void fd_set_file(int fd, struct file *f);
+/* Take @fd out of the table. */
+void fd_forget(int fd);
+/* A descriptor of @f, or -1. */
+int fd_find(const struct file *f);
+/* Is the caller a vfork child, working in its parent's memory? */
+bool fd_in_vfork(void);
+void fd_start(void); /* once, before the first entry */
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * recv() and send() on an adopted socket. Place in the packet's way: between the circular
+ * buffers and the application's calls (sock_io.c). Any thread.
+ *
+ * Invariants: bytes that arrived before an error or FIN are delivered before it is told; an
+ * error is told once (err_taken), then 0 or EPIPE. tx_lock is held for one copy at a time,
+ * never while blocked; a signal handler that meets it gets EAGAIN.
+ */
+#define _GNU_SOURCE 1
+#include "preload/io.h"
+
+#include <errno.h>
+#include <signal.h>
+
+#include "service/base/clock.h"
+
+static ssize_t fail(int err)
+{
+	errno = err;
+	return -1;
+}
+
+/* Nothing to read now: 1 end of stream, 0 not yet, or -errno. */
+static int recv_ended(struct sock *s)
+{
+	uint32_t status = stream_status(&s->st);
+	int err;
+
+	if (stream_unread(&s->st))
+		return 0; /* arrived just before the status */
+	if (sock_failed(s)) {
+		err = sock_error_take(s);
+		return err ? -err : 1;
+	}
+	return (status & IPC_ST_FIN) || IPC_STATE(status) == IPC_DEAD || s->shut_rd;
+}
+
+ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
+{
+	uint32_t how = (flags & MSG_PEEK ? STREAM_PEEK : 0) | (flags & MSG_TRUNC ? STREAM_DISCARD : 0);
+	size_t want = iov_total(iov, cnt), done = 0;
+	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock, all = (flags & MSG_WAITALL) && !(flags & MSG_PEEK);
+	uint64_t deadline = 0;
+
+	if (flags & MSG_OOB)
+		return fail(EINVAL);
+	if (!want)
+		return 0;
+	for (;;) {
+		ssize_t n;
+		int ended;
+
+		if (done) { /* MSG_WAITALL into one buffer */
+			struct iovec rest = { (char *)iov[0].iov_base + done, iov[0].iov_len - done };
+
+			n = stream_read(&s->st, &rest, 1, how);
+		} else {
+			n = stream_read(&s->st, iov, cnt, how);
+		}
+		if (n < 0)
+			return done ? (ssize_t)done : fail((int)-n);
+		done += (size_t)n;
+		if (done == want || (done && (!all || cnt > 1)))
+			return (ssize_t)done;
+		ended = n ? 0 : recv_ended(s);
+		if (ended)
+			return done || ended > 0 ? (ssize_t)done : fail(-ended);
+		if (n || stream_unread(&s->st))
+			continue;
+		if (dontwait)
+			return done ? (ssize_t)done : fail(EAGAIN);
+		if (!deadline)
+			deadline = wait_deadline(s->rcvtimeo_ns);
+		ended = wait_sock(s, EPOLLIN, deadline);
+		if (ended < 0)
+			return done ? (ssize_t)done : fail(-ended);
+	}
+}
+
+static ssize_t broken(struct sock *s, int flags)
+{
+	int err = sock_error_take(s);
+
+	if (err && err != EPIPE)
+		return fail(err);
+	if (!(flags & MSG_NOSIGNAL))
+		raise(SIGPIPE);
+	return fail(EPIPE);
+}
+
+/* One copy under the lock. Returns bytes, 0: no room, or -errno. */
+static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
+{
+	ssize_t n;
+
+	if (!lock_take(&s->tx_lock))
+		return -EAGAIN; /* a signal handler on top of a send of its own thread */
+	if (s->shut_wr || sock_failed(s) || (stream_status(&s->st) & IPC_ST_CLOSED_TX) ||
+	    IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+		n = -EPIPE;
+	else
+		n = stream_write(&s->st, iov, cnt, skip, flags & MSG_MORE);
+	lock_drop(&s->tx_lock);
+	return n;
+}
+
+ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
+{
+	size_t want = iov_total(iov, cnt), done = 0;
+	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock;
+	uint64_t deadline = 0;
+
+	if (flags & MSG_OOB)
+		return fail(EOPNOTSUPP);
+	for (;;) {
+		ssize_t n = send_once(s, iov, cnt, done, flags);
+		int err;
+
+		if (n == -EPIPE)
+			return done ? (ssize_t)done : broken(s, flags);
+		if (n < 0)
+			return done ? (ssize_t)done : fail((int)-n);
+		done += (size_t)n;
+		if (done == want)
+			return (ssize_t)done;
+		/* no room: ask to be told, and look once more, as the bytes may have been acknowledged meanwhile */
+		if (stream_want_space(&s->st) || (!n && stream_room(&s->st)))
+			continue;
+		if (dontwait)
+			return done ? (ssize_t)done : fail(EAGAIN);
+		if (!deadline)
+			deadline = wait_deadline(s->sndtimeo_ns);
+		err = wait_sock(s, EPOLLOUT, deadline);
+		if (err < 0)
+			return done ? (ssize_t)done : fail(-err);
+	}
+}

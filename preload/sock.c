@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of a tracked TCP socket: counting exchanges, adoption, the service's answer,
+ * readiness, the end. Place in a packet's way: every call on a tracked socket enters and
+ * leaves here. Any thread.
+ *
+ * Invariants: `state` changes under s->lock. A thread enters the kernel on a socket only
+ * after raising in_kernel and seeing LINUX; adoption sets ADOPTING and then looks at
+ * in_kernel (full fences on both sides), so no thread blocks in the kernel on an adopted
+ * socket. A slot stays bound to the socket from ADOPT until its last descriptor is closed.
+ */
+#define _GNU_SOURCE 1
+#include "preload/sock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service/base/clock.h"
+
+#define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
+#define FIRST_LOOK_BYTES 4096	/* connect to the service not before a connection has moved this */
+
+_Atomic(struct core *) sock_core;
+bool sock_verbose;
+
+static struct pool sock_pool = { .size = sizeof(struct sock) };
+static struct lock service_lock;
+static _Atomic uint64_t service_next_ns;
+static pthread_once_t service_once = PTHREAD_ONCE_INIT;
+
+/* ---- the service ---- */
+
+static void own_fd(int fd, bool is_own)
+{
+	if (is_own)
+		fd_set_file(fd, NULL);
+	else
+		fd_forget(fd);
+}
+
+static void service_init(void)
+{
+	const char *v = getenv("TAPAS_VERBOSE");
+
+	sock_verbose = v && *v && *v != '0';
+	core_fd_hook = own_fd;
+	fd_start();
+	pthread_atfork(NULL, NULL, sock_child);
+}
+
+void sock_child(void)
+{
+	fd_child();
+	atomic_store(&sock_core, NULL);
+	atomic_store(&service_next_ns, 0);
+	service_lock.owner = 0;
+	sock_pool.lock.owner = 0;
+	ep_child();
+	wait_child();
+}
+
+struct core *sock_service(void)
+{
+	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
+	uint64_t now;
+	int saved = errno;
+
+	if (c && !core_is_dead(c))
+		return c;
+	now = clock_now_ns();
+	if (now < atomic_load_explicit(&service_next_ns, memory_order_relaxed) || !lock_try(&service_lock))
+		return NULL;
+	c = atomic_load_explicit(&sock_core, memory_order_acquire);
+	if (!c || core_is_dead(c)) {
+		int cancel;
+
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+		c = NULL;
+		if (core_open(NULL, &c) < 0)
+			c = NULL;
+		/* pairs with the acquire loads above */
+		atomic_store_explicit(&sock_core, c, memory_order_release);
+		atomic_store_explicit(&service_next_ns, clock_now_ns() + RETRY_NS, memory_order_relaxed);
+		pthread_setcancelstate(cancel, NULL);
+	}
+	lock_drop(&service_lock);
+	errno = saved;
+	return c;
+}
+
+/* ---- tracking ---- */
+
+struct sock *sock_track(int fd, bool nonblock)
+{
+	struct sock *s;
+
+	pthread_once(&service_once, service_init);
+	if ((unsigned)fd >= FD_MAX)
+		return NULL;
+	s = pool_get(&sock_pool);
+	if (!s)
+		return NULL;
+	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
+	memset((char *)s + sizeof(s->file), 0, sizeof(*s) - sizeof(s->file));
+	s->file.type = FILE_SOCK;
+	s->slot = SLOT_NONE;
+	s->fd = fd;
+	s->nonblock = nonblock;
+	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
+	fd_set_file(fd, &s->file);
+	return s; /* with the caller's reference */
+}
+
+struct sock *sock_get(int fd)
+{
+	struct file *f = file_get(fd);
+
+	if (!f)
+		return NULL;
+	if (f->type == FILE_SOCK)
+		return container_of(f, struct sock, file);
+	file_put(f);
+	return NULL;
+}
+
+void file_free(struct file *f)
+{
+	if (f->type == FILE_SOCK)
+		sock_free(container_of(f, struct sock, file));
+	else if (f->type == FILE_EPOLL)
+		ep_free(f);
+}
+
+void file_closed(struct file *f)
+{
+	if (f->type == FILE_SOCK)
+		sock_closed(container_of(f, struct sock, file));
+	else if (f->type == FILE_EPOLL)
+		ep_closed(f);
+}
+
+void sock_closed(struct sock *s)
+{
+	if (s->listener_asked && s->listen_core)
+		core_unlisten(s->listen_core, s->fd);
+	if (lock_take(&s->lock)) {
+		ep_items_remove(s);
+		lock_drop(&s->lock);
+	}
+	if (s->slot != SLOT_NONE)
+		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, 0, memory_order_relaxed);
+}
+
+static void slot_release(struct sock *s)
+{
+	if (s->slot == SLOT_NONE)
+		return;
+	core_slot_put(s->core, s->slot);
+	core_context_put(s->core, s->context);
+	s->slot = SLOT_NONE;
+}
+
+void sock_free(struct sock *s)
+{
+	if (s->items && lock_take(&s->lock)) { /* left by a close inside a signal handler */
+		ep_items_remove(s);
+		lock_drop(&s->lock);
+	}
+	slot_release(s);
+	pool_put(&sock_pool, s);
+}
+
+void sock_listen(struct sock *s, int fd)
+{
+	struct core *c = sock_service();
+	struct core_policy policy;
+	int saved = errno;
+
+	if (!c || (s->listener_asked && s->listen_core == c))
+		return;
+	if (!core_listen(c, fd, &policy)) {
+		s->policy = policy;
+		s->policy_known = true;
+	}
+	s->listen_core = c;
+	s->listener_asked = true;
+	errno = saved;
+}
+
+/* ---- adoption ---- */
+
+static void verbose(const struct sock *s, const char *what, uint32_t reason)
+{
+	char line[160];
+	int n;
+
+	if (!sock_verbose)
+		return;
+	n = snprintf(line, sizeof(line), "tapas: descriptor %d %s%s%s\n", s->fd, what, reason ? ": " : "",
+		     reason ? ipc_reason_name(reason) : "");
+	(void)!libc()->write(2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
+}
+
+static uint64_t sock_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	return libc()->getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
+}
+
+static bool is_established(int fd)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	return !libc()->getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) && info.tcpi_state == TCP_ESTABLISHED;
+}
+
+/* Where the answer and the data will be announced: its epoll's context, else this thread's. s->lock held. */
+static int adopt_context(struct sock *s, struct core *c)
+{
+	int context = ep_context(s, c);
+
+	return context >= 0 ? context : wait_context(c);
+}
+
+/* Undo a start that did not reach the service. s->lock held. */
+static void adopt_undo(struct sock *s)
+{
+	ep_items_to_kernel(s);
+	slot_release(s);
+	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+}
+
+static void adopt_locked(struct sock *s, int fd, struct core *c)
+{
+	int slot, context;
+
+	slot_release(s); /* of an earlier refusal */
+	context = adopt_context(s, c);
+	if (context < 0)
+		return;
+	slot = core_slot_take(c, s);
+	if (slot < 0) {
+		core_context_put(c, (uint32_t)context);
+		return;
+	}
+	s->core = c;
+	s->slot = (uint32_t)slot;
+	s->context = (uint32_t)context;
+	s->fd = fd;
+	s->cookie = sock_cookie(fd);
+	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
+	/* a full fence: pairs with in_kernel and state in sock_begin() */
+	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&s->in_kernel, memory_order_seq_cst) || !ep_items_to_user(s) ||
+	    core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
+		adopt_undo(s);
+		return;
+	}
+	/* somebody may sleep already, without having armed this context */
+	core_context_arm(c, s->context);
+}
+
+static void adopt_try(struct sock *s, int fd)
+{
+	int saved = errno;
+	struct core *c = sock_service();
+
+	if (c && !s->policy_known) {
+		s->policy = c->policy;
+		s->policy_known = true;
+	}
+	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
+	    lock_try(&s->lock)) {
+		s->try_at = s->exchanges + (16u << MIN(s->tries, 12u)); /* when this attempt comes to nothing */
+		s->tries++;
+		if (sock_state(s) == SOCK_LINUX && is_established(fd))
+			adopt_locked(s, fd, c);
+		lock_drop(&s->lock);
+	} else if (!c || !s->policy.accelerate) {
+		s->try_at = s->exchanges + 64;
+	}
+	errno = saved;
+}
+
+/* Refused, or the service died before it answered. s->lock held. */
+static void settle_linux(struct sock *s, bool died)
+{
+	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
+
+	if (died) {
+		int none = 0;
+
+		libc()->setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
+	} else if (reason != IPC_REASON_RACE && reason != IPC_REASON_BUSY && reason != IPC_REASON_FULL &&
+		   reason != IPC_REASON_MEMORY) {
+		s->try_at = NEVER;
+	}
+	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);
+	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+	ep_items_to_kernel(s);
+}
+
+static void settle_fast(struct sock *s)
+{
+	struct ipc_slot *slot = core_slot(s->core, s->slot);
+
+	if (stream_open(&s->st, s->core, s->slot) < 0) {
+		core_kill(s->core); /* not a service to talk to */
+		settle_linux(s, true);
+		return;
+	}
+	for (uint32_t left = slot->discard; left;) {
+		ssize_t n = libc()->recv(s->fd, NULL, left, MSG_TRUNC | MSG_DONTWAIT);
+
+		if (n <= 0)
+			break;
+		left -= MIN(left, (uint32_t)n);
+	}
+	s->word = core_word(s->core, s->st.flow_id);
+	verbose(s, "is accelerated", 0);
+	atomic_store_explicit(&s->state, SOCK_FAST, memory_order_release);
+}
+
+bool sock_settle(struct sock *s)
+{
+	int saved = errno;
+	uint32_t state;
+
+	if (sock_state(s) != SOCK_ADOPTING)
+		return true;
+	if (!lock_take(&s->lock))
+		return false;
+	if (sock_state(s) == SOCK_ADOPTING) {
+		/* pairs with the service's release store of its answer */
+		state = IPC_STATE(atomic_load_explicit(&core_slot(s->core, s->slot)->status, memory_order_acquire));
+		if (state == IPC_FAST || state == IPC_DEAD)
+			settle_fast(s);
+		else if (state == IPC_REFUSED || state == IPC_RETURNED || state == IPC_FREE)
+			settle_linux(s, false);
+		else if (core_is_dead(s->core))
+			settle_linux(s, true);
+		if (sock_state(s) == SOCK_FAST)
+			ep_items_mark(s, NULL);
+	}
+	lock_drop(&s->lock);
+	errno = saved;
+	return sock_state(s) != SOCK_ADOPTING;
+}
+
+/* ---- calls ---- */
+
+/* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
+static bool is_still_ours(struct sock *s, int fd, uint64_t word)
+{
+	if (sock_cookie(fd) != s->cookie) {
+		fd_forget(fd);
+		return false;
+	}
+	s->word = word;
+	return true;
+}
+
+enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out)
+{
+	for (;;) {
+		uint32_t state = sock_state(s);
+		uint64_t word;
+		int err;
+
+		if (state == SOCK_LINUX) {
+			/* full fence: pairs with the one in adopt_locked() */
+			atomic_fetch_add_explicit(&s->in_kernel, 1, memory_order_seq_cst);
+			if (likely(atomic_load_explicit(&s->state, memory_order_seq_cst) == SOCK_LINUX)) {
+				*out = s;
+				return IO_LINUX;
+			}
+			atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
+			continue;
+		}
+		if (state == SOCK_FAST) {
+			word = core_word(s->core, s->st.flow_id);
+			if (unlikely(IPC_WORD_FIN(word) != IPC_WORD_FIN(s->word)) && !is_still_ours(s, fd, word)) {
+				sock_put(s);
+				*out = NULL;
+				return IO_LINUX;
+			}
+			*out = s;
+			return IO_FAST;
+		}
+		if (sock_settle(s))
+			continue;
+		err = -EAGAIN;
+		if (!dontwait && !s->nonblock)
+			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
+		if (!err)
+			continue;
+		sock_put(s);
+		*out = NULL;
+		errno = -err;
+		return IO_FAIL;
+	}
+}
+
+static void count(struct sock *s, int dir, ssize_t n)
+{
+	if (!s->first_dir)
+		s->first_dir = (uint8_t)dir;
+	else if (dir != s->last_dir && dir != s->first_dir)
+		s->exchanges++;
+	s->last_dir = (uint8_t)dir;
+	s->bytes += (uint64_t)n;
+}
+
+/*
+ * Is this a moment to adopt? A blocking socket: any end of a call, as later calls simply wait.
+ * A non-blocking one: where EAGAIN comes next anyway, or surprises nobody: after a send,
+ * after a receive that would have blocked, or in the middle of a one-way transfer.
+ */
+static bool is_moment(const struct sock *s, int dir, ssize_t n, size_t want)
+{
+	if (s->exchanges < s->try_at)
+		return false;
+	if (s->policy_known ? s->exchanges <= s->policy.exchanges && s->bytes <= s->policy.bytes
+			    : !s->exchanges && s->bytes < FIRST_LOOK_BYTES)
+		return false;
+	if (dir == IO_OUT)
+		return n > 0;
+	if (n < 0)
+		return errno == EAGAIN;
+	return n > 0 && (!s->nonblock || (!s->exchanges && (size_t)n < want));
+}
+
+void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t want)
+{
+	if (!s)
+		return;
+	if (io == IO_LINUX) {
+		atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
+		if (dir && n > 0)
+			count(s, dir, n);
+		if (dir && unlikely(is_moment(s, dir, n, want)))
+			adopt_try(s, fd);
+	}
+	if (unlikely(atomic_load_explicit(&s->file.refs, memory_order_relaxed) == 1)) {
+		int saved = errno;
+
+		sock_put(s);
+		errno = saved;
+		return;
+	}
+	sock_put(s);
+}
+
+/* ---- readiness ---- */
+
+bool sock_failed(const struct sock *s)
+{
+	return (stream_status(&s->st) & IPC_ST_ERROR) || core_is_dead(s->core);
+}
+
+int sock_error_take(struct sock *s)
+{
+	uint32_t error;
+
+	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
+		return 0;
+	error = atomic_load_explicit(&s->st.slot->error, memory_order_relaxed);
+	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
+}
+
+uint32_t sock_events(struct sock *s, uint32_t interest)
+{
+	uint32_t status, ev = 0;
+	bool fin, shut;
+
+	if (sock_state(s) == SOCK_ADOPTING)
+		sock_settle(s);
+	if (sock_state(s) != SOCK_FAST)
+		return 0;
+	status = stream_status(&s->st);
+	if (status & IPC_ST_ERROR || core_is_dead(s->core))
+		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |
+		       (s->err_taken ? 0 : EPOLLERR);
+	fin = (status & IPC_ST_FIN) || IPC_STATE(status) == IPC_DEAD || s->shut_rd;
+	shut = s->shut_wr || (status & IPC_ST_CLOSED_TX);
+	if (fin)
+		ev |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
+	else if (stream_unread(&s->st))
+		ev |= EPOLLIN | EPOLLRDNORM;
+	if (fin && shut)
+		ev |= EPOLLHUP;
+	if (shut || stream_writable(&s->st) ||
+	    ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))
+		ev |= EPOLLOUT | EPOLLWRNORM;
+	return ev;
+}

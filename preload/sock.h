@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * TCP sockets and epoll instances as the interposition library sees them, and the life of a
+ * socket: LINUX -> ADOPTING -> FAST, or back to LINUX when the service refuses.
+ *
+ * Locks, in the order they may be taken: sock.lock, ep.lock; sock.tx_lock alone.
+ */
+#ifndef PRELOAD_SOCK_H
+#define PRELOAD_SOCK_H
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "preload/fd.h"
+#include "preload/libc.h"
+#include "preload/stream.h"
+
+enum sock_state {
+	SOCK_LINUX,
+	SOCK_ADOPTING, /* I/O is held until the service has answered */
+	SOCK_FAST,     /* through the buffers */
+};
+
+#define SLOT_NONE UINT32_MAX
+#define NEVER UINT32_MAX
+#define WAIT_FOREVER UINT64_MAX
+
+struct item;
+struct ep;
+
+struct sock {
+	struct file file;
+	_Atomic uint32_t state;	    /* enum sock_state */
+	_Atomic uint32_t in_kernel; /* threads in a kernel call on it: it is not adopted under them */
+	struct lock lock;	    /* items, state */
+	struct lock tx_lock;	    /* stream_write() */
+	struct item *items;	    /* its memberships in epoll instances */
+	struct stream st;	    /* valid in FAST */
+	struct core *core;	    /* valid if slot != SLOT_NONE */
+	uint32_t slot, context;
+	int fd; /* one of its descriptors */
+	uint64_t cookie, word;
+
+	_Atomic bool nonblock;
+	bool listener, listener_asked;
+	struct core *listen_core; /* which service gave the policy */
+	struct core_policy policy;
+	bool policy_known;
+
+	uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
+	uint32_t exchanges, try_at, tries;
+	uint64_t bytes;
+
+	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
+	_Atomic bool shut_rd, shut_wr, err_taken;
+	_Atomic uint64_t rcvtimeo_ns, sndtimeo_ns; /* 0: none */
+	void *pool_link;
+};
+
+#define IO_IN 1
+#define IO_OUT 2
+
+/* How a call on a descriptor goes on. */
+enum io {
+	IO_LINUX, /* call libc */
+	IO_FAST,
+	IO_FAIL, /* errno is set */
+};
+
+extern _Atomic(struct core *) sock_core; /* the service at present, or NULL */
+extern bool sock_verbose;
+
+/* Track a new descriptor. */
+struct sock *sock_track(int fd, bool nonblock);
+/* Connect to the service if that has not been tried lately. Returns it or NULL. */
+struct core *sock_service(void);
+/* Ask for the policy of a listening socket, once per service. */
+void sock_listen(struct sock *s, int fd);
+
+/*
+ * Enter a call on @fd. IO_LINUX with *@out == NULL: not ours. Otherwise finish with sock_end().
+ * @dontwait: the call itself may not block. @dir: IO_IN, IO_OUT or 0.
+ */
+enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out);
+static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **out)
+{
+	struct file *f = file_get(fd);
+
+	*out = NULL;
+	if (likely(!f))
+		return IO_LINUX;
+	if (f->type != FILE_SOCK) {
+		file_put(f);
+		return IO_LINUX;
+	}
+	return sock_begin(container_of(f, struct sock, file), fd, dontwait, dir, out);
+}
+/* Leave it. @n: its result; @want: bytes asked for. Counts exchanges, and may start the adoption. Keeps errno. */
+void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t want);
+
+/* A tracked socket of any state with a reference, or NULL. */
+struct sock *sock_get(int fd);
+/* @to is a new duplicate of @from (or negative). Returns @to. */
+int sock_dup(int from, int to);
+static inline void sock_put(struct sock *s)
+{
+	file_put(&s->file);
+}
+
+/* Take the service's answer if it has come. Returns true if the state is no longer ADOPTING. */
+bool sock_settle(struct sock *s);
+/* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */
+uint32_t sock_events(struct sock *s, uint32_t interest);
+/* The pending error, once (SO_ERROR); 0 if none. */
+int sock_error_take(struct sock *s);
+bool sock_failed(const struct sock *s);
+void sock_free(struct sock *s);
+void sock_closed(struct sock *s);
+
+static inline uint32_t sock_state(const struct sock *s)
+{
+	/* pairs with the release stores of state under s->lock */
+	return atomic_load_explicit(&s->state, memory_order_acquire);
+}
+
+/* ---- epoll.c ---- */
+
+/* News of a slot: settle, mark its items ready, wake epoll instances other than @self. */
+void ep_news(struct core *c, uint32_t slot, struct ep *self);
+/* Take everything from the bell of a context. */
+void ep_drain(struct core *c, uint32_t context, struct ep *self);
+/* s->lock held, all of them. */
+int ep_context(const struct sock *s, struct core *c); /* where its epoll waits, with a reference; or -1 */
+bool ep_items_to_user(struct sock *s);
+void ep_items_to_kernel(struct sock *s);
+void ep_items_mark(struct sock *s, struct ep *self);
+void ep_items_remove(struct sock *s);
+void ep_free(struct file *f);
+void ep_closed(struct file *f);
+/* For poll(): bits of an epoll instance with adopted members; its contexts are added to *@mask. */
+uint32_t ep_poll(struct file *f, struct core **core, uint64_t *mask);
+void ep_child(void);
+
+/* ---- wait.c ---- */
+
+uint64_t wait_deadline(uint64_t timeout_ns);
+/*
+ * Block until @s has one of @events (or is no longer ADOPTING, if @events is 0), @deadline passes
+ * (-EAGAIN) or a signal arrives (-EINTR). Returns 0.
+ */
+int wait_sock(struct sock *s, uint32_t events, uint64_t deadline);
+/* This thread's own context in @c, with a reference for the caller, or -errno. */
+int wait_context(struct core *c);
+/*
+ * A kernel epoll descriptor of this thread that becomes readable when one of the contexts in
+ * @mask is rung or the service dies; wait_clear() makes it unreadable again. -1: none.
+ */
+int wait_fd(struct core *c, uint64_t mask);
+void wait_clear(int epfd);
+void wait_child(void);
+
+#endif

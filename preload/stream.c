@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Copies between the application's memory and the circular buffers of an adopted connection.
+ * Place in the packet's way: last for what is received, first for what is sent. Any thread;
+ * see stream.h for who may write.
+ *
+ * Invariants: rcv_read never passes a rcv_end that was read with acquire before the copy;
+ * snd_end is published with release after the copy and never exceeds snd_acked + tx_size.
+ * Requests and answers cost one bell each (the send's): reading rings only when it has opened
+ * the window by a quarter of the buffer, or when the window was nearly shut.
+ */
+#define _GNU_SOURCE 1
+#include "preload/stream.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What the kernel would refuse at once. Memory that is merely unmapped faults as any access does. */
+static bool iov_is_bad(const void *base, size_t len)
+{
+	uintptr_t p = (uintptr_t)base;
+
+	return len && (p < 4096 || p + len < p || (p + len) >> 47);
+}
+
+static bool piece_ok(const struct core *c, uint64_t off, uint32_t size)
+{
+	return size && !(size & (size - 1)) && off < c->buf_size && size <= c->buf_size - off;
+}
+
+int stream_open(struct stream *st, struct core *c, uint32_t slot)
+{
+	struct ipc_slot *s = core_slot(c, slot);
+
+	if (!piece_ok(c, s->rx_off, s->rx_size) || !piece_ok(c, s->tx_off, s->tx_size) || s->thread >= IPC_THREADS)
+		return -EPROTO;
+	st->core = c;
+	st->slot = s;
+	st->rx = c->buf + s->rx_off;
+	st->tx = c->buf + s->tx_off;
+	st->rx_size = s->rx_size;
+	st->tx_size = s->tx_size;
+	st->index = slot;
+	st->thread = s->thread;
+	st->flow_id = s->flow_id;
+	st->corked = atomic_load_explicit(&s->opts, memory_order_relaxed) & IPC_OPT_CORK;
+	atomic_init(&st->rung_read, atomic_load_explicit(&s->rcv_read, memory_order_relaxed));
+	return 0;
+}
+
+static void copy_out(const struct stream *st, void *to, uint64_t off, size_t n)
+{
+	size_t at = off & (st->rx_size - 1), first = MIN(n, st->rx_size - at);
+
+	memcpy(to, st->rx + at, first);
+	memcpy((char *)to + first, st->rx, n - first);
+}
+
+static void copy_in(const struct stream *st, uint64_t off, const void *from, size_t n)
+{
+	size_t at = off & (st->tx_size - 1), first = MIN(n, st->tx_size - at);
+
+	memcpy(st->tx + at, from, first);
+	memcpy(st->tx, (const char *)from + first, n - first);
+}
+
+static ssize_t read_iov(const struct stream *st, const struct iovec *iov, int cnt, uint64_t off, uint64_t have,
+			bool discard)
+{
+	size_t done = 0;
+
+	for (int i = 0; i < cnt && done < have; i++) {
+		size_t n = MIN(iov[i].iov_len, (size_t)have - done);
+
+		if (!discard) {
+			if (iov_is_bad(iov[i].iov_base, n))
+				return done ? (ssize_t)done : -EFAULT;
+			copy_out(st, iov[i].iov_base, off + done, n);
+		}
+		done += n;
+	}
+	return (ssize_t)done;
+}
+
+static void ring_if_useful(struct stream *st, uint64_t read, uint64_t unread)
+{
+	uint64_t rung = atomic_load_explicit(&st->rung_read, memory_order_relaxed);
+
+	if (read - rung < st->rx_size / 4 && unread < st->rx_size - st->rx_size / 8)
+		return;
+	atomic_store_explicit(&st->rung_read, read, memory_order_relaxed);
+	stream_ring(st);
+}
+
+ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_t flags)
+{
+	for (;;) {
+		uint64_t read = atomic_load_explicit(&st->slot->rcv_read, memory_order_acquire);
+		/* pairs with the service's release store after it has copied the payload */
+		uint64_t end = atomic_load_explicit(&st->slot->rcv_end, memory_order_acquire);
+		ssize_t n;
+
+		if (end <= read)
+			return 0;
+		if (end - read > st->rx_size)
+			end = read + st->rx_size;
+		n = read_iov(st, iov, cnt, read, end - read, flags & STREAM_DISCARD);
+		if (n <= 0 || (flags & STREAM_PEEK))
+			return n;
+		/* release: the service may overwrite these bytes only after we have copied them */
+		if (atomic_compare_exchange_strong_explicit(&st->slot->rcv_read, &read, read + (uint64_t)n,
+							    memory_order_release, memory_order_relaxed)) {
+			ring_if_useful(st, read + (uint64_t)n, end - read);
+			return n;
+		}
+	}
+}
+
+ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
+{
+	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
+	size_t room = stream_room(st), done = 0;
+	uint32_t opts = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), cork;
+
+	for (int i = 0; i < cnt && done < room; i++) {
+		const char *from = iov[i].iov_base;
+		size_t len = iov[i].iov_len, n;
+
+		if (skip >= len) {
+			skip -= len;
+			continue;
+		}
+		n = MIN(len - skip, room - done);
+		if (iov_is_bad(from, len)) {
+			if (!done)
+				return -EFAULT;
+			break;
+		}
+		copy_in(st, end + done, from + skip, n);
+		skip = 0;
+		done += n;
+	}
+	if (!done)
+		return 0;
+	cork = more || st->corked ? IPC_OPT_CORK : 0;
+	if ((opts & IPC_OPT_CORK) != cork)
+		atomic_store_explicit(&st->slot->opts, (opts & ~IPC_OPT_CORK) | cork, memory_order_relaxed);
+	/* pairs with the acquire in ipc_record_read() */
+	atomic_store_explicit(&st->slot->snd_end, end + done, memory_order_release);
+	atomic_store_explicit(&st->rung_read, atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed),
+			      memory_order_relaxed);
+	stream_ring(st);
+	return (ssize_t)done;
+}
+
+bool stream_want_space(struct stream *st)
+{
+	uint32_t want = atomic_load_explicit(&st->slot->want, memory_order_relaxed);
+
+	if (!(want & IPC_WANT_SPACE)) {
+		atomic_fetch_or_explicit(&st->slot->want, IPC_WANT_SPACE, memory_order_seq_cst);
+		stream_ring(st); /* full barrier: the second look below is after it */
+	}
+	return stream_writable(st);
+}
+
+void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear)
+{
+	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), to = (now & ~clear) | set;
+
+	if ((set | clear) & IPC_OPT_CORK)
+		st->corked = set & IPC_OPT_CORK;
+	if (to == now)
+		return;
+	atomic_store_explicit(&st->slot->opts, to, memory_order_release);
+	stream_ring(st);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The bytes of one adopted connection: its two circular buffers and the cursors in its slot.
+ * Reading may be done by any number of threads (each claims what it copied by a compare and
+ * exchange of rcv_read); writing must be serialised by the caller.
+ */
+#ifndef PRELOAD_STREAM_H
+#define PRELOAD_STREAM_H
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "preload/core.h"
+
+struct stream {
+	struct core *core;
+	struct ipc_slot *slot;
+	uint8_t *rx, *tx;
+	uint32_t rx_size, tx_size;
+	uint32_t index, thread, flow_id; /* slot, fast thread */
+	bool corked;		    /* TCP_CORK, as opposed to MSG_MORE */
+	_Atomic uint64_t rung_read; /* rcv_read when the service was last told of it */
+};
+
+#define STREAM_PEEK 1u	  /* leave the bytes */
+#define STREAM_DISCARD 2u /* do not copy */
+
+/* The slot's status is IPC_FAST: take over its buffers. Returns 0, or -EPROTO if they do not lie in the memory. */
+int stream_open(struct stream *st, struct core *c, uint32_t slot);
+
+/* Copy out at most what there is. Returns bytes, 0 if there is nothing now, or -EFAULT. */
+ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_t flags);
+/*
+ * Copy in what there is room for and tell the service. Skips the first @skip bytes of @iov.
+ * @more: more will follow at once (MSG_MORE). Returns bytes, 0 if there is no room, or -EFAULT.
+ */
+ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more);
+/* Ask for a ring of the context when a third of the transmit buffer is free. Returns true if it is free now. */
+bool stream_want_space(struct stream *st);
+void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear);
+
+static inline void stream_ring(struct stream *st)
+{
+	core_ring(st->core, st->index, st->thread);
+}
+
+static inline uint32_t stream_status(const struct stream *st)
+{
+	/* pairs with the service's release store */
+	return atomic_load_explicit(&st->slot->status, memory_order_acquire);
+}
+
+static inline uint64_t stream_unread(const struct stream *st)
+{
+	uint64_t read = atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed);
+	/* pairs with the service's release store after it has copied the payload */
+	uint64_t end = atomic_load_explicit(&st->slot->rcv_end, memory_order_acquire);
+
+	return end > read ? end - read : 0;
+}
+
+static inline uint64_t stream_unacked(const struct stream *st)
+{
+	/* pairs with the service's release store: it no longer reads these bytes */
+	uint64_t acked = atomic_load_explicit(&st->slot->snd_acked, memory_order_acquire);
+	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
+
+	return end > acked ? end - acked : 0;
+}
+
+static inline uint32_t stream_room(const struct stream *st)
+{
+	uint64_t used = stream_unacked(st);
+
+	return used < st->tx_size ? (uint32_t)(st->tx_size - used) : 0;
+}
+
+/* As Linux says EPOLLOUT: a third of the buffer is free. */
+static inline bool stream_writable(const struct stream *st)
+{
+	return stream_room(st) >= st->tx_size / 3;
+}
+
+#endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Blocking of one thread on adopted sockets. Place in the packet's way: where a blocked
+ * recv() or send() sleeps until the fast thread writes the context's eventfd. Any thread,
+ * each with a kernel epoll descriptor of its own in which it listens to contexts.
+ *
+ * Invariants: a thread waits on the context that the slot names, whichever it is, and looks
+ * at the slot itself (never at the bell, which belongs to the epoll instances) after arming.
+ * The eventfds are edge-triggered and never read, so one write wakes every thread that
+ * listens.
+ */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "preload/sock.h"
+#include "service/base/clock.h"
+
+struct waiter {
+	struct core *core;
+	uint64_t listens; /* contexts in the epoll descriptor */
+	int epfd;	  /* -1: none */
+	int context;	  /* its own, -1: none */
+	void *pool_link;
+};
+
+static __thread struct waiter *waiter;
+static struct pool waiter_pool = { .size = sizeof(struct waiter) };
+static pthread_key_t waiter_key;
+static pthread_once_t waiter_once = PTHREAD_ONCE_INIT;
+
+static void waiter_reset(struct waiter *w)
+{
+	if (w->epfd >= 0) {
+		fd_forget(w->epfd);
+		syscall(SYS_close, w->epfd);
+	}
+	if (w->context >= 0)
+		core_context_put(w->core, (uint32_t)w->context);
+	w->core = NULL;
+	w->listens = 0;
+	w->epfd = w->context = -1;
+}
+
+static void waiter_exit(void *arg)
+{
+	waiter_reset(arg);
+	pool_put(&waiter_pool, arg);
+	waiter = NULL;
+}
+
+static void waiter_init(void)
+{
+	pthread_key_create(&waiter_key, waiter_exit);
+}
+
+static struct waiter *waiter_get(struct core *c)
+{
+	struct waiter *w = waiter;
+
+	if (!w) {
+		pthread_once(&waiter_once, waiter_init);
+		w = pool_get(&waiter_pool);
+		if (!w)
+			return NULL;
+		*w = (struct waiter){ .epfd = -1, .context = -1 };
+		waiter = w;
+		pthread_setspecific(waiter_key, w);
+	}
+	if (w->core != c) {
+		waiter_reset(w);
+		w->core = c;
+	}
+	return w;
+}
+
+void wait_child(void)
+{
+	/* its descriptor stays open, harmless; the parent's contexts are the parent's */
+	waiter = NULL;
+	waiter_pool.lock.owner = 0;
+}
+
+int wait_context(struct core *c)
+{
+	struct waiter *w = waiter_get(c);
+
+	if (!w)
+		return -ENOMEM;
+	if (w->context < 0) {
+		int context = core_context_get(c);
+
+		if (context < 0)
+			return context;
+		w->context = context;
+	}
+	core_context_ref(c, (uint32_t)w->context);
+	return w->context;
+}
+
+static bool waiter_open(struct waiter *w)
+{
+	struct epoll_event ev = { .events = EPOLLRDHUP | EPOLLET };
+	int epfd = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC), high;
+
+	if (epfd < 0)
+		return false;
+	high = (int)syscall(SYS_fcntl, epfd, F_DUPFD_CLOEXEC, 500L);
+	if (high >= 0) {
+		syscall(SYS_close, epfd);
+		epfd = high;
+	}
+	fd_set_file(epfd, NULL);
+	libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, w->core->sock, &ev);
+	w->epfd = epfd;
+	return true;
+}
+
+int wait_fd(struct core *c, uint64_t mask)
+{
+	struct waiter *w = waiter_get(c);
+
+	if (!w || (w->epfd < 0 && !waiter_open(w)))
+		return -1;
+	for (mask &= ~w->listens; mask; mask &= mask - 1) {
+		struct epoll_event ev = { .events = EPOLLIN | EPOLLET };
+		uint32_t i = (uint32_t)__builtin_ctzll(mask);
+
+		if (libc()->epoll_ctl(w->epfd, EPOLL_CTL_ADD, core_context_fd(c, i), &ev) && errno != EEXIST)
+			return -1;
+		w->listens |= 1ull << i;
+	}
+	return w->epfd;
+}
+
+void wait_clear(int epfd)
+{
+	struct epoll_event ev[8];
+
+	libc()->epoll_wait(epfd, ev, 8, 0);
+	if (waiter && waiter->core)
+		core_check(waiter->core);
+}
+
+uint64_t wait_deadline(uint64_t timeout_ns)
+{
+	return timeout_ns ? clock_now_ns() + timeout_ns : WAIT_FOREVER;
+}
+
+/*
+ * A signal ended the sleep. Linux would restart recv() or send() if the handler was
+ * installed with SA_RESTART and no timeout is set. We cannot know which signal it was: restart if
+ * every handler has SA_RESTART.
+ */
+static bool may_restart(uint64_t deadline)
+{
+	struct sigaction sa;
+
+	if (deadline != WAIT_FOREVER)
+		return false;
+	for (int i = 1; i < NSIG; i++)
+		if (!sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL && sa.sa_handler != SIG_IGN &&
+		    !(sa.sa_flags & SA_RESTART))
+			return false;
+	return true;
+}
+
+static bool is_over(struct sock *s, uint32_t events)
+{
+	if (!events)
+		return sock_settle(s);
+	return sock_events(s, events) & (events | EPOLLERR | EPOLLHUP);
+}
+
+int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
+{
+	struct core *c = s->core;
+	uint32_t context = s->context;
+	int epfd;
+
+	if (is_over(s, events))
+		return 0;
+	epfd = wait_fd(c, 1ull << context);
+	if (epfd < 0)
+		return -ENOMEM;
+	for (;;) {
+		struct epoll_event ev[4];
+		int timeout = -1, n;
+
+		core_context_arm(c, context); /* a full fence; then a second look */
+		if (is_over(s, events))
+			return 0;
+		if (deadline != WAIT_FOREVER) {
+			uint64_t now = clock_now_ns();
+
+			if (now >= deadline)
+				return -EAGAIN;
+			timeout = (int)MIN((deadline - now + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)INT32_MAX);
+		}
+		n = libc()->epoll_wait(epfd, ev, 4, timeout);
+		if (n > 0)
+			core_check(c);
+		if (n < 0 && (errno != EINTR || !may_restart(deadline)))
+			return -errno;
+		if (is_over(s, events))
+			return 0;
+	}
+}

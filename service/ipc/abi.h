@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The memory that the service shares with one application. Both sides are built from this
+ * file; IPC_ABI_VERSION changes with any change here.
+ *
+ * Three pieces of memory, all made and sealed by the service:
+ *   app memfd     struct ipc_app: slots, bells, contexts. Read-write for both.
+ *   buffer memfd  payload. The service hands out pieces of it, a receive and a transmit
+ *                 buffer per slot, each a power of two in size; byte at stream offset o
+ *                 lives at piece + (o & (size - 1)).
+ *   page memfd    struct ipc_page: read-only for applications, one for all of them.
+ *
+ * A slot is one connection as the application sees it. The application picks a slot whose
+ * status is reusable and names it in its ADOPT message; the service answers by writing the
+ * slot's status. Stream positions are absolute 64-bit offsets that start at 0 at adoption
+ * and never wrap; they only grow. Together the two offsets that each side writes are a
+ * 16-byte record of which only the latest matters, and a bell (ipc/bell.h) says which slots
+ * have one. Order between data, close and death is therefore never in doubt.
+ *
+ * The service never trusts a byte here: it copies a record once, checks the copy against
+ * its own state (ipc_record_check) and never follows an index without a bound.
+ */
+#ifndef SERVICE_IPC_ABI_H
+#define SERVICE_IPC_ABI_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "service/ipc/bell.h"
+
+#define IPC_ABI_VERSION 1u
+#define IPC_MAGIC 0x73617061u /* "apas" */
+
+#define IPC_SLOTS BELL_MAX /* slots per application */
+#define IPC_CONTEXTS 64	   /* contexts (waiting places) per application */
+#define IPC_THREADS 16	   /* fast threads at most */
+
+/* Low byte of ipc_slot.status. */
+enum ipc_state {
+	IPC_FREE,     /* reusable */
+	IPC_ADOPTING, /* set by the application together with its ADOPT message */
+	IPC_FAST,     /* the service carries the bytes */
+	IPC_REFUSED,  /* stays in Linux, `reason` tells why; reusable */
+	IPC_RETURNED, /* given back to Linux; reusable */
+	IPC_DEAD,     /* the service has finished with it; reusable */
+};
+#define IPC_STATE(status) ((status)&0xffu)
+/* Bits of ipc_slot.status beside the state. */
+#define IPC_ST_FIN 0x100u	/* peer's FIN follows rcv_end */
+#define IPC_ST_ERROR 0x200u	/* `error` is set; nothing more will arrive or be sent */
+#define IPC_ST_MUTED 0x400u	/* Linux's rules let nothing pass at present */
+#define IPC_ST_CLOSED_TX 0x800u /* our FIN has been queued: Linux closed the sending side */
+
+/* ipc_slot.want: what the application wants to be told, beside data and errors. */
+#define IPC_WANT_SPACE 1u /* ring when snd_acked has freed a third of the transmit buffer */
+/* ipc_slot.opts */
+#define IPC_OPT_NODELAY 1u  /* TCP_NODELAY */
+#define IPC_OPT_CORK 2u	    /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
+#define IPC_OPT_QUICKACK 4u /* TCP_QUICKACK */
+
+struct ipc_slot {
+	/* written by the application */
+	_Alignas(64) _Atomic uint64_t snd_end;	/* bytes put into the transmit buffer so far */
+	_Atomic uint64_t rcv_read;		/* bytes taken out of the receive buffer so far */
+	_Atomic uint32_t want;			/* IPC_WANT_* */
+	_Atomic uint32_t opts;			/* IPC_OPT_* */
+	_Atomic uint32_t context;		/* whose bell rings for this slot */
+	_Atomic uint32_t fd_plus1;		/* its descriptor + 1, for reports; 0: not in use */
+	/* written by the service: fast thread */
+	_Alignas(64) _Atomic uint64_t rcv_end;	/* bytes put into the receive buffer so far */
+	_Atomic uint64_t snd_acked;		/* bytes acknowledged by the peer so far */
+	_Atomic uint32_t status;		/* enum ipc_state | IPC_ST_* */
+	_Atomic uint32_t error;			/* errno, if IPC_ST_ERROR */
+	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
+	_Alignas(64) uint64_t rx_off;		/* in the buffer memfd */
+	uint64_t tx_off;
+	uint32_t rx_size, tx_size;		/* powers of two */
+	uint32_t flow_id;			/* index into the map of words (see ipc_page) */
+	uint32_t thread;			/* fast thread: which dirty bell to ring */
+	_Atomic uint32_t reason;		/* enum ipc_reason */
+	uint32_t discard;			/* bytes copied out of the kernel's receive queue: to be dropped there */
+	/* written by the service for TCP_INFO; may be torn, for display only */
+	_Alignas(64) _Atomic uint32_t srtt_us;
+	_Atomic uint32_t rttvar_us, mss, cwnd_bytes;
+	_Atomic uint32_t retransmits, rto_us, peer_wnd, rate_kbps;
+};
+static_assert(sizeof(struct ipc_slot) == 256, "four cache lines");
+
+/* Where one or more threads of the application wait (an epoll set, a blocked thread). */
+struct ipc_context {
+	struct bell bell;		     /* rung by fast threads */
+	_Alignas(64) _Atomic uint32_t armed; /* set by a waiter that will sleep; taken by the ringer, which writes the eventfd */
+};
+
+struct ipc_app {
+	uint32_t magic, version, slots, threads; /* written by the service; read once */
+	struct bell dirty[IPC_THREADS];		 /* rung by the application: slots with a new record */
+	struct ipc_context context[IPC_CONTEXTS];
+	struct ipc_slot slot[IPC_SLOTS];
+};
+
+/* The service's own page. */
+struct ipc_page {
+	_Alignas(64) _Atomic uint64_t instance; /* random, of this start of the service */
+	struct {
+		_Alignas(64) _Atomic uint32_t armed; /* fast thread sleeps: write the doorbell after bell_ring */
+	} thread[IPC_THREADS];
+};
+
+/*
+ * The map of words: a BPF array, one word per flow id, that tc egress sets when the kernel
+ * socket of that flow sends something itself. Applications map it read-only. The low half
+ * counts segments with payload, the high half FIN and RST.
+ */
+#define IPC_WORD_FIN(w) ((uint32_t)((w) >> 32))
+#define IPC_WORD_STRAY(w) ((uint32_t)(w))
+
+/* Why a connection is with Linux: id, word for reports, explanation. */
+#define IPC_REASON_LIST(X)                                                                         \
+	X(NONE, "none", "")                                                                        \
+	X(POLICY, "policy", "not yet worth it: too few exchanges")                                 \
+	X(NOT_TCP, "not-tcp", "not an established TCP connection")                                 \
+	X(NOT_OURS, "not-our-interface", "its packets do not pass the service's interface")        \
+	X(LOCAL, "local", "both ends are on this host")                                            \
+	X(FAMILY, "family", "address family not accelerated")                                      \
+	X(OPTIONS, "options", "uses a TCP option that is not accelerated (MD5, AO, MPTCP, ULP)")   \
+	X(FULL, "full", "the service's table of flows is full")                                    \
+	X(MEMORY, "memory", "no buffer large enough left for this application")                    \
+	X(BUSY, "busy", "too much data in the kernel's queues")                                    \
+	X(STATE, "state", "the connection's state could not be read exactly")                      \
+	X(SILENT, "no-answer", "Linux did not answer for it: a rule drops it, or no route")        \
+	X(REJECTED, "rejected", "Linux answered with a reset")                                     \
+	X(RACE, "race", "data arrived while it was being adopted")                                 \
+	X(FAULT, "fault", "failed on purpose, for a test")                                         \
+	X(STOPPING, "stopping", "the service is stopping")                                         \
+	X(DISABLED, "disabled", "configuration leaves this port to Linux")                         \
+	X(ERROR, "error", "an unexpected error of a system call")
+
+enum ipc_reason {
+#define X(id, name, help) IPC_REASON_##id,
+	IPC_REASON_LIST(X)
+#undef X
+	IPC_REASON_COUNT
+};
+const char *ipc_reason_name(uint32_t reason);
+const char *ipc_reason_help(uint32_t reason);
+
+/*
+ * The boundary's checker for an application's record. @cur is what the service holds as
+ * already accepted, @rec the copy just read. Pure; any thread. Returns 0, or -EPROTO if
+ * the record is impossible: offsets that go back, more unacknowledged bytes than the
+ * transmit buffer holds, more consumed than delivered, unknown bits.
+ */
+struct ipc_record {
+	uint64_t snd_end, rcv_read;
+	uint32_t want, opts, context;
+};
+struct ipc_bounds {
+	uint64_t snd_end, rcv_read;   /* accepted so far */
+	uint64_t snd_acked, rcv_end;  /* the service's own */
+	uint32_t tx_size;
+	bool tx_closed; /* Linux closed the sending side: snd_end may not grow */
+};
+int ipc_record_check(const struct ipc_record *rec, const struct ipc_bounds *cur);
+void ipc_record_read(struct ipc_slot *slot, struct ipc_record *out); /* each word read once, acquire */
+
+#endif

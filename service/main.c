@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * tapasd: reads its configuration, opens the parts lowest first, gives up what it no longer
+ * needs, and serves until a signal. Every failure at start is one line that says what is
+ * wrong and what to do, and leaves nothing behind: programs, links, TAP and sockets are held
+ * by descriptors and go with the process.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "service/admin.h"
+#include "service/base/clock.h"
+#include "service/base/log.h"
+#include "service/base/version.h"
+#include "service/config.h"
+#include "service/fast/fast.h"
+#include "service/ipc/abi.h"
+#include "service/loop/loop.h"
+#include "service/nic/nic.h"
+#include "service/sandbox.h"
+#include "service/slow/slow.h"
+#include "shadow/shadow.h"
+
+#define LOOP_REQUESTS 4096
+#define STOP_GRACE_NS (100 * NS_PER_MS) /* for the last segments of a stopping service */
+#define STUCK_NS (5 * NS_PER_S)
+
+struct service {
+	struct config config;
+	struct loop *loop;
+	struct tap *tap;
+	struct nic *nic;
+	struct fast *fast;
+	struct watch *watch;
+	struct slow *slow;
+	struct ipc_page *page;
+	int page_fd;
+	struct admin admin;
+	bool stopping;
+	char why[256];
+};
+
+static const char usage[] =
+	"usage: tapasd [-c FILE] [-i INTERFACE] [-n] [-d] [-h] [-V]\n"
+	"  -c FILE       configuration (default " CONFIG_PATH ", if it exists)\n"
+	"  -i INTERFACE  interface to accelerate; overrides the configuration\n"
+	"  -n            print the effective configuration and exit\n"
+	"  -d            log each connection's changes of state\n"
+	"  -h            this help\n"
+	"  -V            version\n"
+	"See tapasd(8) and tapas.conf(5).\n";
+
+/* 0: go on; else exit with the value - 1. */
+static int main_options(int argc, char **argv, struct config *cfg)
+{
+	const char *file = NULL, *interface = NULL;
+	bool print = false, debug = false;
+	int o, rc;
+
+	while ((o = getopt(argc, argv, "c:i:ndhV")) != -1) {
+		switch (o) {
+		case 'c':
+			file = optarg;
+			break;
+		case 'i':
+			interface = optarg;
+			break;
+		case 'n':
+			print = true;
+			break;
+		case 'd':
+			debug = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 1;
+		case 'V':
+			puts("tapasd " TAPAS_VERSION);
+			return 1;
+		default:
+			fputs(usage, stderr);
+			return 3;
+		}
+	}
+	if (optind < argc) {
+		fputs(usage, stderr);
+		return 3;
+	}
+	config_default(cfg);
+	rc = config_read(cfg, file ? file : CONFIG_PATH);
+	if (rc == -ENOENT && file)
+		fprintf(stderr, "tapasd: %s: no such file: give the configuration's path after -c\n", file);
+	if (rc && !(rc == -ENOENT && !file))
+		return 2;
+	if (interface)
+		snprintf(cfg->interface, sizeof cfg->interface, "%s", interface);
+	if (debug)
+		cfg->log_level = LOG_LEVEL_DEBUG;
+	if (config_check(cfg))
+		return 2;
+	if (print) {
+		config_print(cfg, stdout);
+		return 1;
+	}
+	return 0;
+}
+
+/* The page that applications may read: sealed against their writing, mapped writable here only. */
+static int main_page(struct service *sv)
+{
+	char path[64];
+	int fd = memfd_create("tapas-page", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	uint64_t instance;
+
+	if (fd < 0 || ftruncate(fd, sizeof *sv->page))
+		return -errno;
+	sv->page = mmap(NULL, sizeof *sv->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (sv->page == MAP_FAILED) {
+		sv->page = NULL;
+		return -errno;
+	}
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL))
+		return -errno;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	sv->page_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (sv->page_fd < 0)
+		return -errno;
+	close(fd);
+	if (getrandom(&instance, sizeof instance, 0) != sizeof instance)
+		return -errno;
+	atomic_store_explicit(&sv->page->instance, instance, memory_order_relaxed);
+	return 0;
+}
+
+static int main_open_tap(struct service *sv, const struct nic_info *info)
+{
+	const char *addresses[CONFIG_ADDRESSES + 1] = {NULL};
+	struct tap_config cfg = {
+		.name = sv->config.tap,
+		.mtu = info->mtu,
+		.exclusive = sv->config.exclusive,
+		.addresses = addresses,
+		.gateway = sv->config.gateway[0] ? sv->config.gateway : NULL,
+	};
+
+	for (unsigned i = 0; i < sv->config.addresses; i++)
+		addresses[i] = sv->config.address[i];
+	memcpy(cfg.mac, info->mac, sizeof cfg.mac);
+	return tap_open(&cfg, sv->loop, slow_from_tap, sv->slow, &sv->tap, sv->why, sizeof sv->why);
+}
+
+static int main_open_nic(struct service *sv, int tap_ifindex)
+{
+	struct nic_config cfg = {
+		.ifname = sv->config.interface,
+		.mode = sv->config.exclusive ? NIC_EXCLUSIVE : NIC_SHARED,
+		.tap_ifindex = tap_ifindex,
+		.max_flows = sv->config.max_flows,
+		.frames = sv->config.frames,
+		.allow_generic = sv->config.exclusive,
+	};
+
+	return nic_open(&cfg, &sv->nic, sv->why, sizeof sv->why);
+}
+
+static int main_open_fast(struct service *sv)
+{
+	struct fast_config cfg = {
+		.max_flows = sv->config.max_flows,
+		.spin_us = sv->config.spin_us,
+		.min_rto_ms = sv->config.min_rto_ms,
+		.delack_ms = sv->config.delack_ms,
+		.max_retries = sv->config.max_retries,
+	};
+	int rc = hash_key_random(&cfg.hash);
+
+	if (!rc)
+		rc = fast_open(&cfg, sv->nic, sv->page, &sv->fast);
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "cannot set up the fast path for %u flows: %s", cfg.max_flows,
+			 strerror(-rc));
+	return rc;
+}
+
+/*
+ * The TAP must exist before the NIC's programs (they redirect to it), the fast threads need
+ * the NIC's ports, the slow path needs the fast path, and the TAP's frames go to the slow
+ * path: so the TAP is opened first and read last, with the slow path set in between.
+ */
+static int main_open(struct service *sv)
+{
+	struct nic_info info;
+	struct slow_env env;
+	int rc = nic_probe(sv->config.interface, &info);
+
+	if (rc) {
+		snprintf(sv->why, sizeof sv->why, "interface \"%s\": %s: set interface= in tapas.conf, or -i (see ip link)",
+			 sv->config.interface, strerror(-rc));
+		return rc;
+	}
+	rc = loop_open(LOOP_REQUESTS, &sv->loop);
+	if (rc) {
+		snprintf(sv->why, sizeof sv->why,
+			 "io_uring: %s: Linux 5.19 or later with kernel.io_uring_disabled=0 is needed", strerror(-rc));
+		return rc;
+	}
+	rc = main_page(sv);
+	if (rc) {
+		snprintf(sv->why, sizeof sv->why, "shared memory: %s", strerror(-rc));
+		return rc;
+	}
+	rc = main_open_tap(sv, &info);
+	if (!rc)
+		rc = main_open_nic(sv, tap_ifindex(sv->tap));
+	if (!rc)
+		rc = main_open_fast(sv);
+	if (rc)
+		return rc;
+	env = (struct slow_env){&sv->config, sv->loop, sv->nic, sv->fast, sv->page, sv->page_fd};
+	rc = slow_open(&env, admin_report, &sv->admin, &sv->slow, sv->why, sizeof sv->why);
+	if (rc)
+		return rc;
+	sv->admin = (struct admin){&sv->config, sv->nic, sv->fast, sv->slow, clock_now_ns()};
+	slow_set_tap(sv->slow, sv->tap);
+	rc = watch_open(sv->loop, slow_from_watch, sv->slow, &sv->watch);
+	if (rc) {
+		snprintf(sv->why, sizeof sv->why, "netlink notifications: %s", strerror(-rc));
+		return rc;
+	}
+	slow_set_watch(sv->slow, sv->watch);
+	tap_set_receiver(sv->tap, slow_from_tap, sv->slow);
+	rc = tap_start(sv->tap);
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "reading the TAP: %s", strerror(-rc));
+	return rc;
+}
+
+static void main_close(struct service *sv)
+{
+	if (sv->fast)
+		fast_stop(sv->fast);
+	slow_close(sv->slow);
+	if (sv->watch)
+		watch_close(sv->watch);
+	if (sv->fast)
+		fast_close(sv->fast);
+	if (sv->nic)
+		nic_close(sv->nic);
+	if (sv->tap)
+		tap_close(sv->tap);
+	if (sv->loop)
+		loop_close(sv->loop);
+	if (sv->page)
+		munmap(sv->page, sizeof *sv->page);
+	if (sv->page_fd >= 0)
+		close(sv->page_fd);
+}
+
+static void main_stop_now(void *ctx, uint64_t now_ns)
+{
+	struct service *sv = ctx;
+
+	(void)now_ns;
+	loop_stop(sv->loop);
+}
+
+static void main_signal(void *ctx, int signo)
+{
+	struct service *sv = ctx;
+
+	(void)signo;
+	if (sv->stopping) {
+		loop_stop(sv->loop);
+		return;
+	}
+	sv->stopping = true;
+	sd_notify(0, "STOPPING=1");
+	slow_stop(sv->slow);
+	if (loop_timer(sv->loop, STOP_GRACE_NS, 0, main_stop_now, sv) < 0)
+		loop_stop(sv->loop);
+}
+
+/* The watchdog is fed by the loop's own turning, and only while every fast thread turns or sleeps. */
+static void main_watchdog(void *ctx, uint64_t now_ns)
+{
+	struct service *sv = ctx;
+
+	for (uint32_t t = 0; t < fast_threads(sv->fast); t++)
+		if (!fast_is_asleep(sv->fast, t) && now_ns - fast_last_turn_ns(sv->fast, t) > STUCK_NS &&
+		    now_ns > fast_last_turn_ns(sv->fast, t))
+			return;
+	sd_notify(0, "WATCHDOG=1");
+}
+
+static int main_serve(struct service *sv, const sigset_t *signals)
+{
+	uint64_t watchdog_us = 0;
+	int rc = loop_signals(sv->loop, signals, main_signal, sv);
+
+	if (rc < 0)
+		return rc;
+	rc = sandbox_confine();
+	if (rc)
+		log_warn("could not give up capabilities: %s", strerror(-rc));
+	rc = fast_start(sv->fast);
+	if (rc) {
+		log_err("cannot start the fast threads: %s", strerror(-rc));
+		return rc;
+	}
+	if (sd_watchdog_enabled(0, &watchdog_us) > 0)
+		loop_timer(sv->loop, 0, watchdog_us * NS_PER_US / 3, main_watchdog, sv);
+	log_info("%s: %s mode, %s XDP, %u queue%s; control socket %s", sv->config.interface,
+		 sv->config.exclusive ? "exclusive" : "shared", nic_get_info(sv->nic)->native ? "native" : "generic",
+		 fast_threads(sv->fast), fast_threads(sv->fast) == 1 ? "" : "s", sv->config.socket);
+	sd_notify(0, "READY=1");
+	return loop_run(sv->loop);
+}
+
+int main(int argc, char **argv)
+{
+	static struct service sv = {.page_fd = -1};
+	sigset_t signals;
+	int rc = main_options(argc, argv, &sv.config);
+
+	if (rc)
+		return rc - 1;
+	log_open("tapasd", (enum log_level)sv.config.log_level);
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	sandbox_limits();
+	rc = main_open(&sv);
+	if (rc)
+		log_err("%s", sv.why[0] ? sv.why : strerror(-rc));
+	else
+		rc = main_serve(&sv, &signals);
+	main_close(&sv);
+	return rc ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of service/nic/ share. Nobody else includes this. */
+#ifndef SERVICE_NIC_INTERNAL_H
+#define SERVICE_NIC_INTERNAL_H
+
+#include <xdp/xsk.h>
+
+#include "service/base/compiler.h"
+#include "service/nic/bpf_abi.h"
+#include "service/nic/nic.h"
+
+/* One line for people. */
+struct why {
+	char *buf;
+	unsigned size;
+};
+void why_set(struct why *why, const char *fmt, ...) format_printf(2, 3);
+
+/*
+ * ---- links.c: programs attached to an interface ----
+ * A raw link lives as long as its descriptor. A clsact filter (no TCX in the kernel) has to
+ * be removed; one that a killed instance left is removed at the next start.
+ */
+struct tc_attachment {
+	int link_fd; /* -1: none */
+	int ifindex; /* of the clsact filter; 0: none */
+	bool egress;
+};
+
+int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool *native, int *link_fd, struct why *why);
+int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool force_clsact, struct tc_attachment *out,
+	    bool *tcx, struct why *why);
+void link_tc_remove(struct tc_attachment *a);
+
+/* ---- port.c: one AF_XDP socket with its frame pool ---- */
+struct port {
+	/* rings: written by the owning thread and the kernel */
+	struct xsk_ring_cons rx, comp;
+	struct xsk_ring_prod tx, fill;
+	uint8_t *umem_area;
+	uint32_t frame_size;
+	uint32_t frames; /* half are for receiving, half for sending */
+	uint32_t rx_next; /* index of the oldest received descriptor not yet released */
+	uint32_t rx_held;
+	uint32_t tx_unsubmitted;
+	uint32_t tx_free_count;
+	uint64_t *tx_free; /* stack of frame addresses */
+	int fd;
+
+	struct xsk_umem *umem;
+	struct xsk_socket *xsk;
+	size_t umem_size;
+} cacheline_aligned;
+
+#define PORT_FRAME_SMALL 2048u
+#define PORT_FRAME_LARGE 4096u
+#define PORT_FRAME_RESERVE (256u + 18u) /* the kernel's headroom in a received frame; Ethernet header with a tag */
+#define PORT_MTU_MAX (PORT_FRAME_LARGE - PORT_FRAME_RESERVE)
+
+/* @zerocopy: in: try it; out: what it became. */
+int port_open(struct port *p, const struct nic_info *info, uint32_t queue, uint32_t frames, bool *zerocopy,
+	      struct why *why);
+void port_close(struct port *p);
+
+#endif

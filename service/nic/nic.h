@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The NIC as the service uses it: BPF programs and their links, the map of flows, and one
+ * AF_XDP port per receive queue with its frame pool.
+ *
+ * nic_* : main thread, except that a port belongs to the fast thread that runs it.
+ * All links are raw BPF links held by descriptors: they vanish with the process.
+ */
+#ifndef SERVICE_NIC_NIC_H
+#define SERVICE_NIC_NIC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "service/base/flow_key.h"
+
+enum nic_mode {
+	NIC_SHARED,    /* frames of flows in the map come to us, everything else is Linux's */
+	NIC_EXCLUSIVE, /* every frame comes to us; the TAP is Linux's interface */
+};
+
+struct nic_info {
+	char name[16];
+	int ifindex;
+	uint8_t mac[6];
+	uint32_t mtu;
+	uint32_t queues; /* receive queues = ports */
+	bool native;	 /* native XDP (else generic) */
+	bool zerocopy;
+	bool tcx; /* TCX links (else clsact filters, removed at stop and at the next start) */
+	bool up;
+};
+
+struct nic_config {
+	const char *ifname;
+	enum nic_mode mode;
+	int tap_ifindex;
+	uint32_t max_flows;   /* entries of `flows` and of `words` */
+	uint32_t frames;      /* per port, power of two; default 8192 */
+	bool allow_generic;   /* exclusive mode only: in shared mode generic XDP would see injected frames again */
+	bool force_copy;      /* no zero copy, even where the driver could */
+	bool force_clsact;    /* no TCX links, even where the kernel has them */
+};
+
+struct nic;
+
+/* Read name, index, MAC, MTU and number of queues of an interface, without touching it. Returns 0 or -errno. */
+int nic_probe(const char *ifname, struct nic_info *out);
+
+/*
+ * Load, attach, and open a port per queue. On failure nothing stays behind, and @why holds
+ * one line for people: what is wrong and what to do. Returns 0 or -errno.
+ */
+int nic_open(const struct nic_config *cfg, struct nic **out, char *why, unsigned why_size);
+void nic_close(struct nic *n);
+const struct nic_info *nic_get_info(const struct nic *n);
+
+/* The map `flows`: whose packet it is. Return 0 or -errno (-EEXIST, -ENOENT, -E2BIG: full). */
+int nic_flow_add(struct nic *n, const struct flow_key *key, uint32_t flow_id);
+int nic_flow_del(struct nic *n, const struct flow_key *key);
+
+/* Descriptor of the words map, read-only, for applications. Owned by @n. */
+int nic_words_fd(const struct nic *n);
+uint64_t nic_word_read(const struct nic *n, uint32_t flow_id);
+void nic_word_clear(struct nic *n, uint32_t flow_id);
+
+/* ---- ports: fast threads only. No system calls but port_flush() and those named. ---- */
+
+struct port;
+struct port *nic_port(struct nic *n, uint32_t queue);
+
+struct frame {
+	uint8_t *data;
+	uint32_t len;
+};
+
+/*
+ * Take up to @max received frames; they stay valid until port_rx_release() with the same
+ * number, which gives them back to the fill ring. Returns how many.
+ */
+uint32_t port_rx(struct port *p, struct frame *out, uint32_t max);
+void port_rx_release(struct port *p, uint32_t n);
+bool port_rx_ready(const struct port *p);
+
+/* A free frame buffer to build into (room for port_frame_size() bytes), or NULL: the ring is full. At most one at a time. */
+uint8_t *port_tx_begin(struct port *p);
+/* Queue the buffer given by port_tx_begin(): sent at the next port_flush(). */
+void port_tx_commit(struct port *p, uint32_t len);
+uint32_t port_frame_size(const struct port *p);
+uint32_t port_tx_room(const struct port *p); /* frames that port_tx_begin() can give now */
+/* Kick the kernel if it asks for it, reap completions. Bounded. */
+void port_flush(struct port *p);
+bool port_tx_pending(const struct port *p); /* frames queued that the kernel has not taken yet */
+/* For ppoll(2)/epoll while asleep: readable when frames arrive. */
+int port_fd(const struct port *p);
+
+#endif

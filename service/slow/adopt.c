@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Adopt: a transaction that ends with the connection in the fast path, or with Linux exactly
+ * as it was.
+ *
+ *   1  tuple into `flows`         frames come to us and are held; Linux hears nothing new
+ *   2  filter that takes nothing  a frame already on its way into the socket stays outside
+ *   3  exact state read           under TCP_REPAIR, left without a probe
+ *   4  queues copied, filter      both kernel queues stay as they are: only copied
+ *   5  first heartbeat            its answer is the template and the proof that the loop works
+ *   6  commit                     received bytes dropped from the kernel's queue, flow
+ *                                 installed, held frames given to it, unacknowledged bytes
+ *                                 acknowledged to the shadow, so that the kernel forgets them
+ *
+ * Until 6 nothing has changed in the socket but its filter, so roll-back is: filter off, held
+ * frames into Linux, tuple out of `flows`. An answer that acknowledges another byte than the
+ * one read in 3 means that a frame slipped in between 1 and 2: the state is read again.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "service/base/addr.h"
+#include "service/base/clock.h"
+#include "service/base/log.h"
+#include "service/tcp/seq.h"
+
+#define ADOPT_RX_MAX (4u << 20)
+#define ADOPT_TX_MAX (8u << 20)
+#define ADOPT_ATTEMPTS 4
+#define ADOPT_STEPS 6
+#define ADOPT_RETRY_NS (10 * NS_PER_MS)
+
+static void adopt_refuse(struct slow *s, struct app *a, uint32_t slot, const struct flow_key *key, uint32_t reason)
+{
+	char text[FLOW_KEY_TEXT_MAX];
+
+	counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
+	s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = a, .slot = slot, .key = *key};
+	log_debug("%s stays with Linux: %s", flow_key_text(key, text, sizeof text), ipc_reason_name(reason));
+	app_slot_finish(s, a, slot, IPC_REFUSED, reason);
+}
+
+/* [test] fail_adopt_*: does this adoption fail on purpose after @step? */
+static bool adopt_fails(const struct slow *s, uint32_t step)
+{
+	uint32_t every = s->cfg->fail_adopt_every, which = s->cfg->fail_adopt_step;
+
+	if (!every || s->adoptions % every)
+		return false;
+	return step == (which ? which : 1 + s->adoptions / every % ADOPT_STEPS);
+}
+
+static uint32_t adopt_policy(struct slow *s, const struct app *a, const struct sock_state *st)
+{
+	uint16_t port = ntohs(st->key.local_port);
+
+	if (s->stopping)
+		return IPC_REASON_STOPPING;
+	if (a->dying)
+		return IPC_REASON_ERROR;
+	for (unsigned i = 0; i < s->cfg->ports; i++)
+		if (s->cfg->port[i].port == port && !s->cfg->port[i].accelerate)
+			return IPC_REASON_DISABLED;
+	if (watch_is_local(s->watch, &st->key.remote))
+		return IPC_REASON_LOCAL;
+	if (!watch_is_local(s->watch, &st->key.local))
+		return IPC_REASON_NOT_OURS;
+	return IPC_REASON_NONE;
+}
+
+/* Smallest power of two that holds @need bytes, at least @least. */
+static uint32_t adopt_size(uint32_t need, uint32_t least)
+{
+	uint32_t size = least;
+
+	while (size < need)
+		size *= 2;
+	return size;
+}
+
+static uint32_t adopt_buffers(struct slow *s, struct conn *c)
+{
+	const struct sock_state *st = &c->sock;
+	uint32_t window = st->rcv_wup + st->rcv_wnd - st->rcv_nxt;
+	uint32_t unacked = st->write_seq - st->snd_una;
+	uint32_t rx, tx;
+
+	if ((int32_t)window < 0)
+		window = 0;
+	if (st->rcv_queued > ADOPT_RX_MAX || unacked > ADOPT_TX_MAX)
+		return IPC_REASON_BUSY;
+	rx = adopt_size(MIN(window + st->rcv_queued, ADOPT_RX_MAX), s->cfg->rx_buffer);
+	tx = adopt_size(unacked, s->cfg->tx_buffer);
+	if (c->rx_size && c->rx_size < rx) {
+		app_buffers_put(c->app, c->rx_size, c->rx_off);
+		c->rx_size = 0;
+	}
+	if (c->tx_size && c->tx_size < tx) {
+		app_buffers_put(c->app, c->tx_size, c->tx_off);
+		c->tx_size = 0;
+	}
+	if (!c->rx_size && !app_buffers_get(c->app, rx, &c->rx_off))
+		return IPC_REASON_MEMORY;
+	c->rx_size = MAX(c->rx_size, rx);
+	if (!c->tx_size && !app_buffers_get(c->app, tx, &c->tx_off))
+		return IPC_REASON_MEMORY;
+	c->tx_size = MAX(c->tx_size, tx);
+	return IPC_REASON_NONE;
+}
+
+static void adopt_heartbeat(struct slow *s, struct conn *c)
+{
+	uint8_t frame[128];
+	struct shadow_seq q = linux_seq(s, c);
+
+	if (adopt_fails(s, 5))
+		return;
+	c->hb_sent_ns = s->now_ns;
+	counter_add(&s->counters, CNT_HEARTBEAT_SENT, 1);
+	linux_inject(s, frame, shadow_heartbeat(&q, frame));
+}
+
+/* Steps 2 to 5, run again when a frame slipped in. Returns a reason to roll back, or NONE. */
+static uint32_t adopt_read(struct slow *s, struct conn *c)
+{
+	struct sock_state *st = &c->sock;
+	uint32_t reason;
+	int rc;
+
+	c->attempts++;
+	if (adopt_fails(s, 1))
+		return IPC_REASON_FAULT;
+	if (sock_filter_attach_closed(c->fd))
+		return IPC_REASON_ERROR;
+	if (adopt_fails(s, 2))
+		return IPC_REASON_FAULT;
+	rc = sock_state_read(c->fd, st);
+	if (rc)
+		return rc > 0 ? (uint32_t)rc : IPC_REASON_STATE;
+	if (adopt_fails(s, 3))
+		return IPC_REASON_FAULT;
+	reason = adopt_buffers(s, c);
+	if (reason)
+		return reason;
+	if (sock_filter_attach(c->fd, st->rcv_nxt) ||
+	    sock_peek_received(c->fd, c->app->buf + c->rx_off, c->rx_size, st->rcv_queued) ||
+	    sock_peek_unacked(c->fd, c->app->buf + c->tx_off, c->tx_size, st->write_seq - st->snd_una))
+		return IPC_REASON_STATE;
+	if (adopt_fails(s, 4))
+		return IPC_REASON_FAULT;
+	c->sh_rcv_nxt = st->rcv_nxt;
+	c->sh_snd_nxt = st->write_seq;
+	c->sh_acked = st->snd_una;
+	adopt_heartbeat(s, c);
+	return IPC_REASON_NONE;
+}
+
+static void adopt_tick(void *ctx, uint64_t now_ns)
+{
+	struct slow *s = ctx;
+	uint32_t next;
+
+	s->now_ns = now_ns;
+	for (uint32_t i = s->list_head; i != SLOW_NONE && s->count[CONN_ADOPTING]; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_ADOPTING)
+			continue;
+		if (now_ns >= c->deadline_ns)
+			adopt_cancel(s, c, adopt_fails(s, 5) ? IPC_REASON_FAULT : IPC_REASON_SILENT);
+		else if (now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
+			adopt_heartbeat(s, c);
+	}
+	if (!s->count[CONN_ADOPTING]) {
+		loop_timer_cancel(s->env.loop, s->adopt_timer);
+		s->adopt_timer = -1;
+	}
+}
+
+/* The tuple may be in TIME_WAIT here although Linux has let a new connection have it: then Linux is right. */
+static struct conn *adopt_conn(struct slow *s, const struct flow_key *key)
+{
+	struct conn *old = conn_find(s, key);
+
+	if (old && old->state != CONN_TIME_WAIT)
+		return NULL;
+	if (old) {
+		nic_flow_del(s->env.nic, key);
+		conn_free(s, old);
+	}
+	return conn_new(s, key);
+}
+
+void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd)
+{
+	struct sock_state st = {0};
+	int examined = sock_examine(fd, &st);
+	uint32_t reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
+	struct conn *c = NULL;
+
+	s->adoptions++;
+	atomic_store_explicit(&a->shm->slot[slot].context, context, memory_order_relaxed);
+	if (!reason) {
+		c = adopt_conn(s, &st.key);
+		if (!c)
+			reason = conn_find(s, &st.key) ? IPC_REASON_STATE : IPC_REASON_FULL;
+	}
+	if (!c) {
+		close(fd);
+		adopt_refuse(s, a, slot, &st.key, reason);
+		return;
+	}
+	c->app = a;
+	a->conns++;
+	a->slot_conn[slot] = c->id;
+	c->slot = slot;
+	c->context = context;
+	c->opts = opts;
+	c->app_fd = app_fd;
+	c->fd = fd;
+	c->cookie = st.cookie;
+	c->sock = st;
+	c->deadline_ns = s->now_ns + s->cfg->adopt_timeout_ms * NS_PER_MS;
+	nic_word_clear(s->env.nic, c->id);
+	if (nic_flow_add(s->env.nic, &c->key, c->id)) {
+		adopt_cancel(s, c, IPC_REASON_FULL);
+		return;
+	}
+	reason = adopt_read(s, c);
+	if (reason)
+		adopt_cancel(s, c, reason);
+	else if (s->adopt_timer < 0)
+		s->adopt_timer = loop_timer(s->env.loop, 5 * NS_PER_MS, 5 * NS_PER_MS, adopt_tick, s);
+}
+
+void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len)
+{
+	struct held_frame *h = c->held_count < SLOW_HELD ? malloc(sizeof *h + len) : NULL;
+
+	if (!h) {
+		counter_add(&s->counters, CNT_DROP_UP_FULL, 1);
+		return;
+	}
+	h->next = NULL;
+	h->thread = thread;
+	h->len = len;
+	memcpy(h->data, frame, len);
+	*c->held_tail = h;
+	c->held_tail = &h->next;
+	c->held_count++;
+}
+
+/* Roll back: Linux goes on as if nothing had been. */
+void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
+{
+	struct app *a = c->app;
+	struct flow_key key = c->key;
+	uint32_t slot = c->slot;
+
+	counter_add(&s->counters, CNT_ADOPT_ROLLED_BACK, 1);
+	sock_filter_detach(c->fd);
+	nic_flow_del(s->env.nic, &c->key);
+	for (struct held_frame *h = c->held; h; h = h->next)
+		linux_inject(s, h->data, h->len);
+	if (c->rx_size)
+		app_buffers_put(a, c->rx_size, c->rx_off);
+	if (c->tx_size)
+		app_buffers_put(a, c->tx_size, c->tx_off);
+	a->slot_conn[slot] = SLOW_NONE;
+	a->conns--;
+	c->app = NULL;
+	conn_free(s, c);
+	adopt_refuse(s, a, slot, &key, reason);
+	app_release(s, a);
+}
+
+static void adopt_fill_slot(struct conn *c)
+{
+	struct ipc_slot *sl = &c->app->shm->slot[c->slot];
+
+	sl->rx_off = c->rx_off;
+	sl->tx_off = c->tx_off;
+	sl->rx_size = c->rx_size;
+	sl->tx_size = c->tx_size;
+	sl->flow_id = c->id;
+	sl->thread = c->thread;
+	sl->discard = 0; /* dropped from the kernel's queue here */
+	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);
+}
+
+static void adopt_install(struct slow *s, struct conn *c, const struct segment *answer)
+{
+	const struct sock_state *st = &c->sock;
+	uint64_t now_ns = s->now_ns;
+	struct flow_init init = {
+		.flow_id = c->id,
+		.app = c->app->index,
+		.slot = c->slot,
+		.context = c->context,
+		.tmpl = c->tmpl,
+		.snd_base = st->snd_una,
+		.snd_nxt = st->snd_nxt - st->snd_una,
+		.snd_end = st->write_seq - st->snd_una,
+		.snd_wnd = st->snd_wnd,
+		.snd_wl1 = st->snd_wl1,
+		.rcv_base = st->rcv_nxt - st->rcv_queued,
+		.rcv_end = st->rcv_queued,
+		.rcv_edge = st->rcv_wup + st->rcv_wnd,
+		.rx_off = c->rx_off,
+		.tx_off = c->tx_off,
+		.rx_size = c->rx_size,
+		.tx_size = c->tx_size,
+		.mss = st->mss,
+		.snd_wscale = st->snd_wscale,
+		.rcv_wscale = st->rcv_wscale,
+		.ts = st->ts,
+		.sack = st->sack,
+		.ecn = st->ecn,
+		.ts_recent = answer->opt.has_ts ? answer->opt.tsecr : 0,
+		.ts_ms = answer->opt.has_ts ? answer->opt.tsval : st->ts_now,
+		.srtt_us = st->srtt_us,
+		.rttvar_us = st->rttvar_us,
+		.opts = c->opts,
+	};
+
+	c->ts_recent = init.ts_recent;
+	c->ts_offset = init.ts_ms - (uint32_t)(now_ns / NS_PER_MS);
+	congest_install(s, c, st->congestion, st->srtt_us, st->mss);
+	init.cwnd_bytes = c->cc_state.lim.cwnd_bytes;
+	init.rate_bps = c->cc_state.lim.rate_bps;
+	init.ect = st->ecn && c->cc->ecn;
+	down_send(s, c->thread, CMD_INSTALL, &init, sizeof init);
+}
+
+static void adopt_count_listener(struct slow *s, const struct conn *c)
+{
+	for (uint32_t i = 0; i < SLOW_LISTENERS; i++)
+		if (s->listeners[i].app && s->listeners[i].info.port == ntohs(c->key.local_port)) {
+			s->listeners[i].info.adopted++;
+			return;
+		}
+}
+
+static void adopt_commit(struct slow *s, struct conn *c, const struct segment *answer)
+{
+	struct held_frame *h;
+
+	if (c->sock.rcv_queued && sock_discard_received(c->fd, c->sock.rcv_queued)) {
+		adopt_cancel(s, c, IPC_REASON_RACE);
+		return;
+	}
+	close(c->fd);
+	c->fd = -1;
+	shadow_template(answer, &c->tmpl);
+	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
+	c->thread = c->held ? c->held->thread : 0;
+	adopt_fill_slot(c);
+	adopt_install(s, c, answer);
+	conn_set_state(s, c, CONN_FAST);
+	while ((h = c->held)) {
+		down_frame(s, c->thread, CMD_RX_FRAME, h->data, h->len);
+		c->held = h->next;
+		free(h);
+	}
+	c->held_tail = &c->held;
+	c->held_count = 0;
+	if (c->sock.snd_nxt != c->sock.snd_una)
+		linux_ack(s, c, c->sock.snd_nxt);
+	counter_add(&s->counters, CNT_ADOPTED, 1);
+	adopt_count_listener(s, c);
+	verdict_answer(s, c, VERDICT_ACCEPT);
+	verdict_timers(s);
+}
+
+/* A frame of the socket, from the TAP, while the transaction runs. */
+void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg)
+{
+	struct shadow_seq q = linux_seq(s, c);
+	uint32_t reason;
+
+	/* it may have sent less than its send queue holds */
+	if (!seg->len && seq_geq(seg->seq, c->sock.snd_una) && seq_leq(seg->seq, c->sock.write_seq))
+		q.snd_nxt = seg->seq;
+	else
+		q.snd_nxt = c->sock.write_seq;
+	switch (shadow_classify(&q, seg)) {
+	case SHADOW_ACK:
+		counter_add(&s->counters, CNT_HEARTBEAT_ACK, 1);
+		if (adopt_fails(s, 6))
+			adopt_cancel(s, c, IPC_REASON_FAULT);
+		else
+			adopt_commit(s, c, seg);
+		return;
+	case SHADOW_RST:
+		counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
+		adopt_cancel(s, c, IPC_REASON_REJECTED);
+		return;
+	case SHADOW_MOVED:
+		reason = c->attempts < ADOPT_ATTEMPTS ? adopt_read(s, c) : IPC_REASON_RACE;
+		if (reason)
+			adopt_cancel(s, c, reason);
+		return;
+	case SHADOW_FIN: /* closed meanwhile; Linux sends the FIN again after the roll-back */
+		adopt_cancel(s, c, IPC_REASON_STATE);
+		return;
+	case SHADOW_STRAY:
+		adopt_cancel(s, c, IPC_REASON_RACE);
+		return;
+	case SHADOW_DATA: /* a retransmission: lost here, as a packet may be */
+	case SHADOW_OTHER:
+		return;
+	}
+}

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The control socket: applications that register, `tapas` that asks. Every message passes
+ * ipc_msg_check() before a field of it is used; a client that sends anything else loses its
+ * connection, and nobody else notices.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "service/base/addr.h"
+#include "service/base/log.h"
+
+static int client_answer(struct client *cl, const struct ipc_msg *m, const int *fds, int nfds)
+{
+	int rc = ipc_msg_send(cl->sock, m, fds, nfds);
+
+	return rc == -EAGAIN ? -EPROTO : rc; /* it does not read its answers */
+}
+
+static int client_refuse(struct client *cl, int err, const char *text)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_REFUSED, .arg = {(uint64_t)err}};
+
+	snprintf(m.text, sizeof m.text, "%s", text);
+	return client_answer(cl, &m, NULL, 0);
+}
+
+static int client_hello(struct slow *s, struct client *cl, const struct ipc_msg *in)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_WELCOME};
+	struct app *a;
+	int err = 0;
+
+	if (cl->app)
+		return -EPROTO;
+	if (in->arg[0] != IPC_ABI_VERSION) {
+		snprintf(m.text, sizeof m.text, "library speaks version %u, service %u: restart the program after the upgrade",
+			 (unsigned)in->arg[0], IPC_ABI_VERSION);
+		return client_refuse(cl, EPROTO, m.text);
+	}
+	if (s->stopping)
+		return client_refuse(cl, ESHUTDOWN, "the service is stopping");
+	a = app_new(s, cl, in->text, &err);
+	if (!a)
+		return client_refuse(cl, -err,
+				     err == -EUSERS ? "too many applications: raise max_apps in tapas.conf"
+						    : "no memory for another application");
+	cl->app = a;
+	m.arg[0] = IPC_ABI_VERSION;
+	m.arg[1] = a->buf_size;
+	m.arg[2] = fast_threads(s->env.fast);
+	m.arg[3] = s->max_conns;
+	m.arg[4] = s->cfg->accelerate ? s->cfg->adopt_exchanges : UINT32_MAX;
+	m.arg[5] = s->cfg->accelerate ? s->cfg->adopt_bytes : UINT64_MAX;
+	m.arg[6] = a->index;
+	return client_answer(cl, &m,
+			     (int[]){a->shm_fd, a->buf_fd, s->env.page_fd, nic_words_fd(s->env.nic), a->doorbell_fd}, 5);
+}
+
+static const struct config_port *client_port_policy(const struct slow *s, uint16_t port)
+{
+	for (unsigned i = 0; i < s->cfg->ports; i++)
+		if (s->cfg->port[i].port == port)
+			return &s->cfg->port[i];
+	return NULL;
+}
+
+static int client_listener(struct slow *s, struct client *cl, const struct ipc_msg *in, int fd)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_LISTEN};
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct listener *l = NULL;
+	struct slow_listener_info info = {.pid = cl->pid, .fd = (int)in->arg[0]};
+	const struct config_port *p;
+	uint16_t port_be;
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) || ip_addr_from_sockaddr(&ss, &info.addr, &port_be))
+		return -EPROTO;
+	info.port = ntohs(port_be);
+	p = client_port_policy(s, info.port);
+	info.accelerate = p ? p->accelerate : s->cfg->accelerate;
+	info.exchanges = p ? p->adopt_exchanges : s->cfg->adopt_exchanges;
+	info.bytes = p ? p->adopt_bytes : s->cfg->adopt_bytes;
+	memcpy(info.command, cl->app->command, sizeof info.command);
+	for (uint32_t i = 0; i < SLOW_LISTENERS; i++)
+		if (s->listeners[i].app == cl->app && s->listeners[i].fd == info.fd)
+			l = &s->listeners[i];
+	for (uint32_t i = 0; i < SLOW_LISTENERS && !l; i++)
+		if (!s->listeners[i].app)
+			l = &s->listeners[i];
+	if (l)
+		*l = (struct listener){.app = cl->app, .fd = info.fd, .info = info};
+	m.arg[0] = info.accelerate;
+	m.arg[1] = info.exchanges;
+	m.arg[2] = info.bytes;
+	return client_answer(cl, &m, NULL, 0);
+}
+
+static int client_context(struct slow *s, struct client *cl, const struct ipc_msg *in)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_CONTEXT, .arg = {in->arg[0]}};
+	int fd;
+
+	if (in->arg[0] >= IPC_CONTEXTS)
+		return -EPROTO;
+	fd = app_context(s, cl->app, (uint32_t)in->arg[0]);
+	if (fd < 0)
+		return client_refuse(cl, -fd, "no descriptor left for another context");
+	return client_answer(cl, &m, &fd, 1);
+}
+
+static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg *in, int *fd)
+{
+	struct app *a = cl->app;
+	int own;
+
+	if (in->arg[0] >= IPC_SLOTS || in->arg[2] >= IPC_CONTEXTS || a->slot_conn[in->arg[0]] != SLOW_NONE ||
+	    in->arg[3] > INT_MAX)
+		return -EPROTO;
+	own = *fd;
+	*fd = -1; /* the transaction's now */
+	adopt_begin(s, a, (uint32_t)in->arg[0], (uint32_t)in->arg[2], (uint32_t)in->arg[1], (int)in->arg[3], own);
+	return 0;
+}
+
+static int client_admin(struct slow *s, struct client *cl, const struct ipc_msg *in)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADMIN};
+	char *json = s->admin(s->admin_ctx, in->text);
+	size_t len, done = 0;
+	int fd, rc;
+
+	if (!json)
+		return client_refuse(cl, EINVAL, "the service does not know this request");
+	len = strlen(json);
+	fd = memfd_create("tapas-report", MFD_CLOEXEC);
+	while (fd >= 0 && done < len) {
+		ssize_t n = write(fd, json + done, len - done);
+
+		if (n <= 0)
+			break;
+		done += (size_t)n;
+	}
+	free(json);
+	if (fd < 0 || done < len) {
+		if (fd >= 0)
+			close(fd);
+		return client_refuse(cl, ENOMEM, "no memory for the report");
+	}
+	m.arg[0] = len;
+	rc = client_answer(cl, &m, &fd, 1);
+	close(fd);
+	return rc;
+}
+
+static int client_capture_start(struct slow *s, struct client *cl)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_CAPTURE};
+	struct cmd_flow on = {.flow_id = SLOW_NONE, .value = 1};
+
+	if (cl->uid != 0 && cl->uid != geteuid())
+		return client_refuse(cl, EPERM, "capturing other people's connections needs root");
+	if (!cl->capture && !s->captures++)
+		for (uint32_t t = 0; t < fast_threads(s->env.fast); t++)
+			down_send(s, t, CMD_CAPTURE, &on, sizeof on);
+	cl->capture = true;
+	return client_answer(cl, &m, NULL, 0);
+}
+
+static int client_message(struct slow *s, struct client *cl, const struct ipc_msg *m, int *fds)
+{
+	switch (m->type) {
+	case IPC_MSG_HELLO:
+		return client_hello(s, cl, m);
+	case IPC_MSG_ADMIN:
+		return client_admin(s, cl, m);
+	case IPC_MSG_CAPTURE:
+		return client_capture_start(s, cl);
+	default:
+		break;
+	}
+	if (!cl->app)
+		return -EPROTO;
+	switch (m->type) {
+	case IPC_MSG_CONTEXT:
+		return client_context(s, cl, m);
+	case IPC_MSG_ADOPT:
+		return client_adopt(s, cl, m, &fds[0]);
+	case IPC_MSG_LISTEN:
+		return client_listener(s, cl, m, fds[0]);
+	case IPC_MSG_UNLISTEN:
+		for (uint32_t i = 0; i < SLOW_LISTENERS; i++)
+			if (s->listeners[i].app == cl->app && s->listeners[i].fd == (int)m->arg[0])
+				s->listeners[i].app = NULL;
+		return 0;
+	default:
+		return -EPROTO;
+	}
+}
+
+static void client_capture_stop(struct slow *s, struct client *cl)
+{
+	struct cmd_flow off = {.flow_id = SLOW_NONE};
+
+	if (cl->capture && !--s->captures)
+		for (uint32_t t = 0; t < fast_threads(s->env.fast); t++)
+			down_send(s, t, CMD_CAPTURE, &off, sizeof off);
+	cl->capture = false;
+}
+
+void client_close(struct slow *s, struct client *cl)
+{
+	struct app *a = cl->app;
+
+	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
+		if (s->clients[i] == cl)
+			s->clients[i] = NULL;
+	client_capture_stop(s, cl);
+	loop_unwatch(s->env.loop, cl->watch);
+	close(cl->sock);
+	free(cl);
+	if (a) {
+		a->client = NULL;
+		app_dying(s, a);
+	}
+}
+
+/* Up to a few messages a turn, so that a client that shouts does not hold up the others. */
+static void client_readable(void *ctx, int revents)
+{
+	struct client *cl = ctx;
+	struct slow *s = cl->slow;
+
+	(void)revents;
+	s->now_ns = loop_now_ns(s->env.loop);
+	for (;;) {
+		struct ipc_msg m;
+		int fds[IPC_MSG_FDS], nfds = 0;
+		int rc = ipc_msg_recv(cl->sock, &m, fds, &nfds, MSG_DONTWAIT);
+
+		if (rc == -EAGAIN || rc == -EINTR)
+			return;
+		if (rc > 0)
+			rc = ipc_msg_check(&m, (size_t)rc, nfds, true);
+		else if (rc == 0)
+			rc = -EPIPE;
+		if (!rc)
+			rc = client_message(s, cl, &m, fds);
+		for (int i = 0; i < nfds; i++)
+			if (fds[i] >= 0)
+				close(fds[i]);
+		if (!rc)
+			continue;
+		if (rc == -EPROTO) {
+			counter_add(&s->counters, CNT_APP_DISCONNECTED, 1);
+			log_info("pid %d broke the control protocol: disconnected", (int)cl->pid);
+			if (cl->app)
+				app_abort(s, cl->app);
+		}
+		client_close(s, cl);
+		return;
+	}
+}
+
+static void client_accept(void *ctx, int revents)
+{
+	struct slow *s = ctx;
+	int sock;
+
+	(void)revents;
+	while ((sock = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
+		struct ucred cred = {0};
+		socklen_t len = sizeof cred;
+		struct client *cl = NULL;
+		uint32_t i = 0;
+
+		while (i < SLOW_CLIENTS && s->clients[i])
+			i++;
+		if (i < SLOW_CLIENTS && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+			cl = calloc(1, sizeof *cl);
+		if (!cl) {
+			close(sock);
+			continue;
+		}
+		*cl = (struct client){.slow = s, .sock = sock, .pid = cred.pid, .uid = cred.uid};
+		cl->watch = loop_watch(s->env.loop, sock, client_readable, cl);
+		if (cl->watch < 0) {
+			close(sock);
+			free(cl);
+			continue;
+		}
+		s->clients[i] = cl;
+	}
+}
+
+static bool client_socket_alive(const struct sockaddr_un *sa)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)sa, sizeof *sa) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return alive;
+}
+
+/* Only root and the configured group may connect. */
+static int client_permit(struct slow *s, char *why, unsigned why_size)
+{
+	struct group *g = s->cfg->group[0] ? getgrnam(s->cfg->group) : NULL;
+
+	if (s->cfg->group[0] && !g)
+		log_warn("group \"%s\" does not exist: only root may use the service (systemd-sysusers makes it)",
+			 s->cfg->group);
+	if ((g && chown(s->socket_path, (uid_t)-1, g->gr_gid)) || chmod(s->socket_path, g ? 0660 : 0600)) {
+		int err = errno;
+
+		snprintf(why, why_size, "cannot set the permissions of %s: %s", s->socket_path, strerror(err));
+		return -err;
+	}
+	return 0;
+}
+
+int client_listen(struct slow *s, char *why, unsigned why_size)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	char *slash;
+	int rc;
+
+	snprintf(s->socket_path, sizeof s->socket_path, "%s", s->cfg->socket);
+	snprintf(sa.sun_path, sizeof sa.sun_path, "%s", s->cfg->socket);
+	slash = strrchr(sa.sun_path, '/');
+	if (slash && slash != sa.sun_path) {
+		*slash = 0;
+		if (mkdir(sa.sun_path, 0755) && errno != EEXIST) {
+			rc = -errno;
+			snprintf(why, why_size, "cannot make %s for the control socket: %s", sa.sun_path, strerror(-rc));
+			return rc;
+		}
+		*slash = '/';
+	}
+	if (client_socket_alive(&sa)) {
+		snprintf(why, why_size, "%s is in use by a running tapasd: stop it, or set another socket= in tapas.conf",
+			 s->socket_path);
+		s->socket_path[0] = 0;
+		return -EADDRINUSE;
+	}
+	unlink(s->socket_path);
+	s->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (s->listen_fd < 0 || bind(s->listen_fd, (struct sockaddr *)&sa, sizeof sa) || listen(s->listen_fd, 128)) {
+		rc = -errno;
+		snprintf(why, why_size, "cannot listen on %s: %s", s->socket_path, strerror(-rc));
+		return rc;
+	}
+	rc = client_permit(s, why, why_size);
+	if (rc)
+		return rc;
+	s->listen_watch = loop_watch(s->env.loop, s->listen_fd, client_accept, s);
+	return s->listen_watch < 0 ? s->listen_watch : 0;
+}
+
+void client_close_all(struct slow *s)
+{
+	if (s->listen_fd >= 0) {
+		if (s->listen_watch >= 0)
+			loop_unwatch(s->env.loop, s->listen_watch);
+		close(s->listen_fd);
+		if (s->socket_path[0])
+			unlink(s->socket_path);
+		s->listen_fd = -1;
+	}
+	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
+		if (s->clients[i])
+			client_close(s, s->clients[i]);
+}
+
+void client_capture(struct slow *s, const struct up_frame *f)
+{
+	static uint8_t buf[sizeof(struct ipc_capture) + 4096];
+	struct ipc_capture *h = (struct ipc_capture *)buf;
+	uint32_t len = MIN(f->len, 4096u);
+
+	*h = (struct ipc_capture){
+		.time_ns = f->time_ns, .flow_id = f->flow_id, .len = len, .wire_len = f->len, .outgoing = f->outgoing};
+	memcpy(buf + sizeof *h, f->data, len);
+	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
+		if (s->clients[i] && s->clients[i]->capture &&
+		    send(s->clients[i]->sock, buf, sizeof *h + len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			counter_add(&s->counters, CNT_CAPTURE_LOST, 1);
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The table of connections and the life of one, from ADOPTING to its end.
+ *
+ *   FREE -> ADOPTING -> FAST -> REMOVING -> FREE            (passive close, reset)
+ *                 |                   `--> TIME_WAIT -> FREE (active close)
+ *                 `--> FREE                                  (rolled back)
+ *
+ * The close has four facts, each learnt from somebody else: Linux closed the sending side
+ * (its FIN on the TAP), nobody holds the descriptor any more (sock_diag, or the
+ * application's own word once the kernel socket is dead), the peer's FIN came, and the peer
+ * acknowledged ours (both from the fast path). conn_progress() looks at all four and is
+ * the only place that decides that a connection ends.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "service/base/addr.h"
+#include "service/base/clock.h"
+#include "service/base/log.h"
+
+int conn_table_open(struct slow *s)
+{
+	uint32_t buckets = 1;
+
+	s->max_conns = s->cfg->max_flows;
+	while (buckets < s->max_conns * 2)
+		buckets *= 2;
+	s->bucket_mask = buckets - 1;
+	s->conns = calloc(s->max_conns, sizeof *s->conns);
+	s->buckets = malloc(buckets * sizeof *s->buckets);
+	s->pending = calloc(s->max_conns, sizeof *s->pending);
+	s->active = calloc(s->max_conns, sizeof *s->active);
+	if (!s->conns || !s->buckets || !s->pending || !s->active)
+		return -ENOMEM;
+	memset(s->buckets, 0xff, buckets * sizeof *s->buckets);
+	for (uint32_t i = 0; i < s->max_conns; i++) {
+		s->conns[i].id = i;
+		s->conns[i].fd = -1;
+		s->conns[i].list_next = i + 1 < s->max_conns ? i + 1 : SLOW_NONE;
+	}
+	s->free_head = 0;
+	s->list_head = SLOW_NONE;
+	return hash_key_random(&s->hash);
+}
+
+static void conn_release_held(struct conn *c)
+{
+	struct held_frame *h;
+
+	while ((h = c->held)) {
+		c->held = h->next;
+		free(h);
+	}
+	c->held_tail = &c->held;
+	c->held_count = 0;
+}
+
+void conn_table_close(struct slow *s)
+{
+	for (uint32_t i = 0; s->conns && i < s->max_conns; i++) {
+		if (s->conns[i].state == CONN_FREE)
+			continue;
+		conn_release_held(&s->conns[i]);
+		if (s->conns[i].fd >= 0)
+			close(s->conns[i].fd);
+	}
+	free(s->conns);
+	free(s->buckets);
+	free(s->pending);
+	free(s->active);
+}
+
+static uint32_t *conn_bucket(struct slow *s, const struct flow_key *key)
+{
+	return &s->buckets[hash_bytes(&s->hash, key, sizeof *key) & s->bucket_mask];
+}
+
+struct conn *conn_find(struct slow *s, const struct flow_key *key)
+{
+	for (uint32_t i = *conn_bucket(s, key); i != SLOW_NONE; i = s->conns[i].hash_next)
+		if (flow_key_equal(&s->conns[i].key, key))
+			return &s->conns[i];
+	return NULL;
+}
+
+struct conn *conn_new(struct slow *s, const struct flow_key *key)
+{
+	uint32_t id = s->free_head, *bucket = conn_bucket(s, key);
+	struct conn *c;
+
+	if (id == SLOW_NONE)
+		return NULL;
+	c = &s->conns[id];
+	s->free_head = c->list_next;
+	memset(c, 0, sizeof *c);
+	c->id = id;
+	c->key = *key;
+	c->fd = c->app_fd = -1;
+	c->held_tail = &c->held;
+	c->hash_next = *bucket;
+	*bucket = id;
+	c->list_prev = SLOW_NONE;
+	c->list_next = s->list_head;
+	if (s->list_head != SLOW_NONE)
+		s->conns[s->list_head].list_prev = id;
+	s->list_head = id;
+	conn_set_state(s, c, CONN_ADOPTING);
+	return c;
+}
+
+void conn_set_state(struct slow *s, struct conn *c, enum conn_state state)
+{
+	static const char *const names[] = {"free", "adopting", "fast", "removing", "time-wait"};
+
+	if (c->state != CONN_FREE)
+		s->count[c->state]--;
+	if (state != CONN_FREE)
+		s->count[state]++;
+	if (log_enabled(LOG_LEVEL_DEBUG)) {
+		char text[FLOW_KEY_TEXT_MAX];
+
+		log_debug("flow %u %s: %s to %s", c->id, flow_key_text(&c->key, text, sizeof text), names[c->state],
+			  names[state]);
+	}
+	c->state = state;
+	if (s->now_ns)
+		c->closed_ns = s->now_ns;
+}
+
+/* Give slot and buffers back to the application. The fast thread no longer uses them. */
+static void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason)
+{
+	struct app *a = c->app;
+
+	if (!a)
+		return;
+	c->app = NULL;
+	if (c->rx_size)
+		app_buffers_put(a, c->rx_size, c->rx_off);
+	if (c->tx_size)
+		app_buffers_put(a, c->tx_size, c->tx_off);
+	c->rx_size = c->tx_size = 0;
+	a->slot_conn[c->slot] = SLOW_NONE;
+	a->conns--;
+	app_slot_finish(s, a, c->slot, final, reason);
+	app_release(s, a);
+}
+
+void conn_free(struct slow *s, struct conn *c)
+{
+	uint32_t *link = conn_bucket(s, &c->key);
+
+	verdict_forget(s, c);
+	congest_forget(s, c);
+	conn_release_held(c);
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE);
+	while (*link != c->id)
+		link = &s->conns[*link].hash_next;
+	*link = c->hash_next;
+	if (c->list_prev != SLOW_NONE)
+		s->conns[c->list_prev].list_next = c->list_next;
+	else
+		s->list_head = c->list_next;
+	if (c->list_next != SLOW_NONE)
+		s->conns[c->list_next].list_prev = c->list_prev;
+	conn_set_state(s, c, CONN_FREE);
+	c->list_next = s->free_head;
+	s->free_head = c->id;
+}
+
+void conn_command(struct slow *s, struct conn *c, enum fast_cmd cmd, uint32_t error, uint32_t value)
+{
+	struct cmd_flow m = {.flow_id = c->id, .error = error, .value = value};
+
+	down_send(s, c->thread, cmd, &m, sizeof m);
+}
+
+void conn_abort(struct slow *s, struct conn *c, uint32_t error)
+{
+	if (c->failed)
+		return;
+	c->failed = true;
+	c->closed_ns = s->now_ns;
+	conn_command(s, c, CMD_ABORT, error, 0);
+	linux_mirror_rst(s, c, 0);
+	conn_progress(s, c);
+}
+
+void conn_remove(struct slow *s, struct conn *c)
+{
+	if (c->state != CONN_FAST)
+		return;
+	verdict_forget(s, c);
+	congest_forget(s, c);
+	conn_command(s, c, CMD_REMOVE, 0, 0);
+	conn_set_state(s, c, CONN_REMOVING);
+}
+
+void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt)
+{
+	bool active_close = !c->failed && c->fin_acked && c->peer_fin && !c->peer_fin_first;
+
+	counter_add(&s->counters, c->failed ? CNT_FLOW_RESET : CNT_FLOW_CLOSED, 1);
+	if (!active_close || s->stopping) {
+		nic_flow_del(s->env.nic, &c->key);
+		conn_free(s, c);
+		return;
+	}
+	c->wire_rcv_nxt = rcv_nxt;
+	c->wire_snd_nxt = snd_nxt;
+	conn_set_state(s, c, CONN_TIME_WAIT);
+	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE);
+}
+
+void conn_progress(struct slow *s, struct conn *c)
+{
+	if (c->state != CONN_FAST || !c->orphan)
+		return;
+	if (c->failed || (c->fin_acked && c->peer_fin))
+		conn_remove(s, c);
+}
+
+/*
+ * Has the application let go of the descriptor? While the kernel socket lives, sock_diag
+ * knows. Once it is dead (both FINs exchanged, or reset) Linux shows nothing at close(), and
+ * the library's word, or the end of the process, has to do.
+ */
+static void conn_look_for_orphan(struct slow *s, struct conn *c)
+{
+	bool kernel_dead = c->failed || (c->fin_acked && c->peer_fin);
+	bool said = c->app->exited ||
+		    atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
+
+	if (kernel_dead ? !said : sock_is_orphan(&c->key) != 1)
+		return;
+	c->orphan = true;
+	c->closed_ns = s->now_ns;
+	if (!c->failed)
+		conn_command(s, c, CMD_ORPHAN, 0, 0);
+	conn_progress(s, c);
+}
+
+void conn_sweep(struct slow *s)
+{
+	uint32_t next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state == CONN_TIME_WAIT && s->now_ns - c->closed_ns > SLOW_TIME_WAIT_NS) {
+			nic_flow_del(s->env.nic, &c->key);
+			conn_free(s, c);
+			continue;
+		}
+		if (c->state != CONN_FAST)
+			continue;
+		if (!c->orphan && (c->local_fin || c->failed || c->app->exited))
+			conn_look_for_orphan(s, c);
+		if (c->state == CONN_FAST && c->orphan && c->fin_acked && !c->peer_fin &&
+		    s->now_ns - c->closed_ns > SLOW_FIN_WAIT2_NS) {
+			c->failed = true;
+			conn_progress(s, c);
+		}
+		if (c->state == CONN_FAST && c->peer_fin && !c->peer_fin_seen)
+			linux_mirror_fin(s, c);
+	}
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Private to service/slow: the structures its files share. Everything here is the main thread's. */
+#ifndef SERVICE_SLOW_INTERNAL_H
+#define SERVICE_SLOW_INTERNAL_H
+
+#include <arpa/inet.h>
+#include <sys/types.h>
+
+#include "service/base/compiler.h"
+#include "service/base/hash.h"
+#include "service/ipc/msg.h"
+#include "service/slow/slow.h"
+#include "service/tcp/cc.h"
+
+#define SLOW_NONE UINT32_MAX
+#define SLOW_CLIENTS 1024
+#define SLOW_LISTENERS 256
+#define SLOW_LEFT 1024	   /* remembered refusals, for reports */
+#define SLOW_HELD 64	   /* frames held per adoption */
+#define SLOW_NEIGHBOURS 1024
+#define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
+#define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
+
+/* A command that waits for room in a thread's ring. */
+struct down_wait {
+	struct down_wait *next;
+	enum fast_cmd cmd;
+	uint32_t len;
+	uint8_t data[];
+};
+
+/* A frame that waits for the outcome of an adoption. */
+struct held_frame {
+	struct held_frame *next;
+	uint32_t thread, len;
+	uint8_t data[];
+};
+
+/*
+ * A connection. `state` is written by conn_set_state() alone. Fields after the state are
+ * valid from ADOPTING on; those of the adoption only in ADOPTING.
+ */
+struct conn {
+	enum conn_state state;
+	uint32_t id; /* = flow id = index */
+	uint32_t hash_next, list_prev, list_next;
+	struct flow_key key;
+	uint64_t cookie;
+	struct app *app; /* NULL once its slot was released (TIME_WAIT) */
+	uint32_t slot, context, thread;
+	uint64_t rx_off, tx_off;
+	uint32_t rx_size, tx_size;
+	int app_fd; /* descriptor number in the application, -1: none */
+
+	/* adoption */
+	int fd; /* duplicate of the socket, closed at the end of the transaction */
+	uint32_t attempts;
+	uint64_t deadline_ns;
+	struct sock_state sock;
+	struct held_frame *held, **held_tail;
+	uint32_t held_count, opts;
+
+	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
+	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
+	uint32_t sh_acked;		 /* what we have acknowledged to it */
+	uint8_t peer_mac[6];
+	uint16_t vary;
+	struct wire_template tmpl;
+
+	/* closing */
+	bool local_fin;	   /* Linux closed the sending side */
+	bool orphan;	   /* no process holds the descriptor any more */
+	bool peer_fin;	   /* peer's FIN was received, mirrored to the shadow */
+	bool peer_fin_first;
+	bool peer_fin_seen; /* the shadow has acknowledged the mirrored FIN */
+	bool fin_acked;	   /* peer acknowledged our FIN */
+	bool failed;	   /* reset or timed out */
+	bool rst_judged;   /* a wire RST was injected; the next verdict says whether it holds */
+	uint64_t closed_ns; /* when the last of these changed */
+	uint32_t wire_rcv_nxt, wire_snd_nxt; /* TIME_WAIT: last numbers on the wire */
+	uint32_t ts_recent; /* the peer's TSval at adoption: any SYN of this connection was older */
+	uint32_t ts_offset; /* TSval = milliseconds of our clock + this */
+
+	/* verdict */
+	enum verdict verdict;
+	bool hb_pending, muted;
+	uint32_t hb_tries;
+	uint64_t hb_sent_ns, hb_first_ns, verdict_ns, hb_next_ns, spoke_ns;
+
+	/* congestion */
+	const struct cc_ops *cc;
+	struct cc_state cc_state;
+	bool cc_active;
+	uint64_t cc_last_ns, cc_acked, cc_ecn;
+	uint32_t cc_rexmits, cc_timeouts, cc_idle_ticks;
+};
+
+/* A registered application: one process with the library. */
+struct app {
+	uint32_t index; /* in slow.apps and in the fast threads */
+	struct client *client; /* its control socket, NULL once closed */
+	pid_t pid;
+	uid_t uid;
+	int pidfd, pidfd_watch;
+	char command[16];
+	struct ipc_app *shm;
+	uint8_t *buf;
+	uint64_t buf_size, buf_next; /* buf_next: bytes never handed out start here */
+	struct {
+		uint64_t *off;
+		uint32_t count, room;
+	} free_bufs[32]; /* by log2(size) */
+	int shm_fd, buf_fd, doorbell_fd;
+	int context_fd[IPC_CONTEXTS];
+	uint32_t *slot_conn; /* IPC_SLOTS: conn id or SLOW_NONE */
+	uint32_t conns;
+	uint32_t gone_waiting; /* fast threads that have not answered CMD_APP_DEL */
+	bool dying;	       /* process gone or disconnected: no new adoptions */
+	bool exited;	       /* its process has ended */
+	bool deleted;	       /* CMD_APP_DEL sent */
+};
+
+struct client {
+	struct slow *slow;
+	int sock, watch;
+	pid_t pid;
+	uid_t uid;
+	struct app *app;
+	bool capture;
+};
+
+struct listener {
+	struct app *app; /* NULL: free */
+	int fd;
+	struct slow_listener_info info;
+};
+
+struct left {
+	struct app *app;
+	uint32_t slot;
+	struct flow_key key;
+};
+
+struct neighbour {
+	struct ip_addr addr;
+	uint8_t mac[6];
+};
+
+struct slow {
+	struct slow_env env;
+	const struct config *cfg;
+	struct tap *tap;
+	struct watch *watch;
+	slow_admin_fn *admin;
+	void *admin_ctx;
+	struct counters counters;
+	struct hash_key hash;
+	uint64_t now_ns;
+	bool stopping;
+
+	struct conn *conns;
+	uint32_t max_conns, free_head, list_head, bucket_mask;
+	uint32_t *buckets;
+	uint32_t count[CONN_TIME_WAIT + 1], muted;
+
+	struct down_wait *down_head[IPC_THREADS], **down_tail[IPC_THREADS];
+	struct app *apps[FAST_APPS];
+	uint32_t napps;
+	struct client *clients[SLOW_CLIENTS];
+	uint32_t captures;
+	struct listener listeners[SLOW_LISTENERS];
+	struct left left[SLOW_LEFT];
+	uint32_t left_next;
+	struct neighbour neighbours[SLOW_NEIGHBOURS];
+	uint32_t neighbours_next;
+
+	int listen_fd, listen_watch, up_watch;
+	char socket_path[108];
+
+	/* timers; -1: not running */
+	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer;
+	uint32_t *pending; /* conns with a heartbeat in flight */
+	uint32_t npending;
+	bool probe_all; /* a change was notified: ask for every flow */
+	uint32_t probe_cursor;
+	uint32_t *active; /* conns in the congestion loop */
+	uint32_t nactive, active_cursor, cc_quiet_ticks;
+	uint64_t adoptions; /* for [test] fail_adopt_* */
+};
+
+/* conn.c: the table. */
+int conn_table_open(struct slow *s);
+void conn_table_close(struct slow *s);
+struct conn *conn_find(struct slow *s, const struct flow_key *key);
+struct conn *conn_new(struct slow *s, const struct flow_key *key); /* NULL: full. State ADOPTING */
+void conn_set_state(struct slow *s, struct conn *c, enum conn_state state);
+void conn_free(struct slow *s, struct conn *c); /* from any state but CONN_FAST */
+void conn_command(struct slow *s, struct conn *c, enum fast_cmd cmd, uint32_t error, uint32_t value);
+/* Did anything change that lets the connection end? Called after each event of its close. */
+void conn_progress(struct slow *s, struct conn *c);
+/* Reset both ends: RST on the wire, @error for the application, RST into the shadow. */
+void conn_abort(struct slow *s, struct conn *c, uint32_t error);
+void conn_remove(struct slow *s, struct conn *c); /* FAST -> REMOVING */
+void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
+void conn_sweep(struct slow *s); /* once a second */
+
+/* down.c: to the fast threads. Commands are never lost: what a full ring can't take waits in order. */
+void down_send(struct slow *s, uint32_t thread, enum fast_cmd cmd, const void *data, uint32_t len);
+/* A frame with CMD_TX_FRAME or CMD_RX_FRAME; dropped (false) when the ring is full. */
+bool down_frame(struct slow *s, uint32_t thread, enum fast_cmd cmd, const uint8_t *frame, uint32_t len);
+void down_retry(struct slow *s); /* each turn */
+void down_close(struct slow *s);
+
+/* app.c */
+struct app *app_new(struct slow *s, struct client *cl, const char *command, int *err);
+void app_dying(struct slow *s, struct app *a);
+/* It broke the protocol: its flows are reset, nobody else's. */
+void app_abort(struct slow *s, struct app *a);
+void app_release(struct slow *s, struct app *a); /* frees it when nothing refers to it */
+void app_gone(struct slow *s, uint32_t index);
+int app_context(struct slow *s, struct app *a, uint32_t index);
+bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off);
+void app_buffers_put(struct app *a, uint32_t size, uint64_t off);
+/* Write a slot's final status and wake whoever waits for it. */
+void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason);
+
+/* client.c */
+int client_listen(struct slow *s, char *why, unsigned why_size);
+void client_close_all(struct slow *s);
+void client_close(struct slow *s, struct client *cl);
+void client_capture(struct slow *s, const struct up_frame *f);
+
+/* adopt.c */
+void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd);
+void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg);
+void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
+void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */
+
+/* linux.c: what Linux says about FAST flows, and what is mirrored to it */
+void linux_says(struct slow *s, struct conn *c, const struct segment *seg);
+void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len);
+struct shadow_seq linux_seq(struct slow *s, struct conn *c);
+void linux_ack(struct slow *s, struct conn *c, uint32_t ack);
+void linux_mirror_fin(struct slow *s, struct conn *c);
+void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset); /* offset: from rcv_nxt */
+
+/* up.c: what the fast threads say */
+void up_drain(struct slow *s);
+
+/* verdict.c: heartbeats */
+void verdict_ask(struct slow *s, struct conn *c);
+void verdict_ask_all(struct slow *s);
+void verdict_answer(struct slow *s, struct conn *c, enum verdict v);
+void verdict_forget(struct slow *s, struct conn *c);
+void verdict_timers(struct slow *s);
+
+/* congest.c */
+void congest_install(struct slow *s, struct conn *c, const char *linux_name, uint32_t srtt_us, uint32_t mss);
+void congest_active(struct slow *s);
+void congest_forget(struct slow *s, struct conn *c);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Between a FAST flow and its shadow. What the shadow socket sends comes here from the TAP and
+ * becomes a verdict or a command to the fast path; what the peer did that Linux must know
+ * (FIN, reset, acknowledgement of the kernel's own FIN) is built in the shadow's sequence space
+ * and injected. Main thread.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "service/base/log.h"
+#include "service/tcp/seq.h"
+
+/* Until a first frame of Linux's has shown the next hop. Locally administered, nobody's. */
+static const uint8_t linux_mac_unknown[6] = {0x02, 0, 0, 0, 0, 0x01};
+
+void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len)
+{
+	if (s->tap && tap_write(s->tap, frame, len) == 0)
+		counter_add(&s->counters, CNT_TAP_TX, 1);
+	else
+		counter_add(&s->counters, CNT_TAP_TX_LOST, 1);
+}
+
+/* The numbers to build with: acknowledging what the shadow was told so far. */
+struct shadow_seq linux_seq(struct slow *s, struct conn *c)
+{
+	struct shadow_seq q = {.key = c->key, .rcv_nxt = c->sh_rcv_nxt, .snd_nxt = c->sh_acked, .vary = ++c->vary};
+	static const uint8_t zero[6];
+
+	if (c->state == CONN_ADOPTING) /* the socket must keep the peer's real window if this is rolled back */
+		q.window = (uint16_t)MIN(c->sock.snd_wnd >> c->sock.snd_wscale, 65535u);
+	memcpy(q.nic_mac, nic_get_info(s->env.nic)->mac, 6);
+	memcpy(q.peer_mac, memcmp(c->peer_mac, zero, 6) ? c->peer_mac : linux_mac_unknown, 6);
+	return q;
+}
+
+/* Acknowledge up to @ack (its sequence space) to the shadow. */
+void linux_ack(struct slow *s, struct conn *c, uint32_t ack)
+{
+	struct shadow_seq q;
+	uint8_t frame[128];
+
+	if (seq_gt(ack, c->sh_acked))
+		c->sh_acked = ack;
+	q = linux_seq(s, c);
+	if (c->peer_fin_seen)
+		q.rcv_nxt++;
+	linux_inject(s, frame, shadow_ack(&q, frame, c->sh_acked));
+}
+
+void linux_mirror_fin(struct slow *s, struct conn *c)
+{
+	struct shadow_seq q = linux_seq(s, c);
+	uint8_t frame[128];
+
+	linux_inject(s, frame, shadow_fin(&q, frame));
+}
+
+void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset)
+{
+	struct shadow_seq q = linux_seq(s, c);
+	uint8_t frame[128];
+
+	if (c->peer_fin_seen)
+		q.rcv_nxt++;
+	linux_inject(s, frame, shadow_rst(&q, frame, offset));
+}
+
+static void linux_closed(struct slow *s, struct conn *c)
+{
+	if (c->orphan)
+		return;
+	if (!c->local_fin) {
+		c->local_fin = true;
+		c->closed_ns = s->now_ns;
+	}
+	if (sock_is_orphan(&c->key) == 1) {
+		c->orphan = true;
+		conn_command(s, c, CMD_ORPHAN, 0, 0);
+	} else {
+		conn_command(s, c, CMD_CLOSE, 0, 0);
+	}
+	conn_progress(s, c);
+}
+
+/*
+ * A reset from the kernel socket. After a wire RST that we injected: the reset holds. From a
+ * socket that nobody holds any more: it only means that our question came through. Else it
+ * was killed (ss -K), closed with linger 0, or a rule rejects: the peer is reset too.
+ */
+static void linux_reset(struct slow *s, struct conn *c, const struct segment *seg)
+{
+	if (c->rst_judged) {
+		c->failed = true;
+		c->rst_judged = false;
+		conn_command(s, c, CMD_DEAD, ECONNRESET, 0);
+		verdict_answer(s, c, VERDICT_ACCEPT);
+		conn_progress(s, c);
+		return;
+	}
+	counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
+	if (c->failed || (c->orphan && c->local_fin)) {
+		verdict_answer(s, c, VERDICT_ACCEPT);
+		return;
+	}
+	c->failed = true;
+	conn_command(s, c, CMD_ABORT, seg->flags & TCP_ACK ? ECONNABORTED : ECONNRESET, 0);
+	verdict_answer(s, c, VERDICT_REJECT);
+	if (sock_is_orphan(&c->key) == 1 && atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1,
+								 memory_order_relaxed) == 0)
+		c->orphan = true;
+	conn_progress(s, c);
+}
+
+static void linux_template(struct slow *s, struct conn *c, const struct segment *seg)
+{
+	struct cmd_template m = {.flow_id = c->id, .tmpl = c->tmpl};
+
+	shadow_template(seg, &m.tmpl);
+	if (!memcmp(&m.tmpl, &c->tmpl, sizeof m.tmpl))
+		return;
+	c->tmpl = m.tmpl;
+	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
+	down_send(s, c->thread, CMD_TEMPLATE, &m, sizeof m);
+}
+
+static void linux_stray(struct slow *s, struct conn *c)
+{
+	counter_add(&s->counters, CNT_SHADOW_STRAY, 1);
+	if (c->failed)
+		return;
+	/* bytes that the application believes sent are in the wrong place: the stream can't be kept whole */
+	log_warn("pid %d wrote to descriptor %d behind the library's back: connection reset",
+		 c->app ? (int)c->app->pid : 0, c->app_fd);
+	conn_abort(s, c, ECONNABORTED);
+}
+
+void linux_says(struct slow *s, struct conn *c, const struct segment *seg)
+{
+	struct shadow_seq q = linux_seq(s, c);
+
+	if (c->peer_fin && (seg->flags & TCP_ACK) && seg->ack == c->sh_rcv_nxt + 1) {
+		c->peer_fin_seen = true;
+		q.rcv_nxt++;
+	}
+	q.snd_nxt = c->sh_snd_nxt + (c->local_fin ? 1 : 0);
+	/* right after adoption it may not have sent all that was in its queue */
+	if (!seg->len && seq_geq(seg->seq, c->sock.snd_una) && seq_lt(seg->seq, c->sh_snd_nxt))
+		q.snd_nxt = seg->seq;
+	switch (shadow_classify(&q, seg)) {
+	case SHADOW_ACK:
+		counter_add(&s->counters, CNT_HEARTBEAT_ACK, 1);
+		c->rst_judged = false;
+		linux_template(s, c, seg);
+		verdict_answer(s, c, VERDICT_ACCEPT);
+		return;
+	case SHADOW_RST:
+		linux_reset(s, c, seg);
+		return;
+	case SHADOW_FIN:
+		if (c->fin_acked)
+			linux_ack(s, c, c->sh_snd_nxt + 1);
+		else if (seg->len)
+			linux_ack(s, c, seg->seq + seg->len);
+		linux_closed(s, c);
+		return;
+	case SHADOW_DATA:
+		linux_ack(s, c, seg->seq + seg->len);
+		return;
+	case SHADOW_STRAY:
+		linux_stray(s, c);
+		return;
+	case SHADOW_MOVED:
+	case SHADOW_OTHER:
+		return;
+	}
+}
+
+void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
+{
+	struct slow *s = ctx;
+	struct segment seg;
+	struct conn *c = NULL;
+
+	s->now_ns = loop_now_ns(s->env.loop);
+	counter_add(&s->counters, CNT_TAP_RX, 1);
+	if (wire_parse(frame, len, true, &seg) == WIRE_TCP)
+		c = conn_find(s, &seg.key);
+	if (c && c->state == CONN_ADOPTING) {
+		adopt_from_linux(s, c, &seg);
+	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {
+		linux_says(s, c, &seg);
+	} else if (s->cfg->exclusive) {
+		/* a SYN of Linux's for a tuple that was in TIME_WAIT here: Linux's word counts */
+		if (c && (seg.flags & TCP_SYN)) {
+			nic_flow_del(s->env.nic, &c->key);
+			conn_free(s, c);
+		} else if (c) {
+			return;
+		}
+		if (down_frame(s, 0, CMD_TX_FRAME, frame, len))
+			counter_add(&s->counters, CNT_RELAY_TO_WIRE, 1);
+	}
+}

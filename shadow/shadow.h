@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The shadow: how tapas asks Linux. It knows sockets, the TAP, netlink and frames; it does
+ * not know flows, applications or fast threads. Main thread only; nothing here blocks.
+ *
+ * The shadow of a FAST connection is its kernel socket, asleep in ESTABLISHED in a sequence
+ * space of its own that stands still: rcv_nxt and snd_nxt are what they were at adoption
+ * (plus one for a FIN that was mirrored). Frames for Linux are built in that space and
+ * written to the TAP; Linux's answers are read from it.
+ */
+#ifndef SHADOW_SHADOW_H
+#define SHADOW_SHADOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "service/base/flow_key.h"
+#include "service/loop/loop.h"
+#include "service/wire/build.h"
+#include "service/wire/parse.h"
+
+/* ---- the TAP ---- */
+
+struct tap;
+
+struct tap_config {
+	const char *name;  /* e.g. "tapas0" */
+	uint8_t mac[6];	   /* the NIC's: or Linux takes what is injected for another host's */
+	uint32_t mtu;
+	bool exclusive;	   /* the TAP is Linux's interface: ARP on, IPv6 on, `addresses` put on it */
+	const char *const *addresses; /* exclusive: "10.0.0.1/24", NULL-terminated, may be NULL */
+	const char *gateway;	      /* exclusive: default route, may be NULL */
+};
+
+typedef void tap_frame_fn(void *ctx, const uint8_t *frame, uint32_t len);
+
+/*
+ * Make the TAP (non-persistent: it vanishes with the process), set it up, and start reading
+ * through @loop: @cb gets every frame that Linux puts into it. @why: one line for people.
+ */
+int tap_open(const struct tap_config *cfg, struct loop *loop, tap_frame_fn *cb, void *ctx, struct tap **out, char *why,
+	     unsigned why_size);
+/* Who gets the frames; before tap_start(). */
+void tap_set_receiver(struct tap *t, tap_frame_fn *cb, void *ctx);
+/* tap_open() only creates; reading starts here (after the BPF links are in place). */
+int tap_start(struct tap *t);
+void tap_close(struct tap *t);
+int tap_ifindex(const struct tap *t);
+/* Hand a frame to Linux. Queued; written with the others of this turn. 0 or -ENOBUFS. */
+int tap_write(struct tap *t, const void *frame, uint32_t len);
+uint64_t tap_write_failures(const struct tap *t);
+
+/* ---- the socket's half of adopt ---- */
+
+/* Exact state of an established kernel connection, as read under TCP_REPAIR. Sequence numbers are the wire's at this moment. */
+struct sock_state {
+	struct flow_key key;
+	uint64_t cookie;
+	uint32_t rcv_nxt;
+	uint32_t snd_una, snd_nxt, write_seq; /* write_seq: end of the send queue; snd_nxt..write_seq not sent yet */
+	uint32_t snd_wnd, snd_wl1, max_window; /* bytes */
+	uint32_t rcv_wnd, rcv_wup;
+	uint32_t rcv_queued; /* bytes waiting in the receive queue */
+	uint16_t mss;
+	uint8_t snd_wscale, rcv_wscale;
+	bool ts, sack, ecn;
+	uint32_t ts_now; /* socket's TSval clock, ms */
+	uint32_t srtt_us, rttvar_us;
+	char congestion[16];
+	bool v6; /* AF_INET6 socket (also for mapped addresses) */
+	uint32_t uid;
+};
+
+/*
+ * Is @fd an established TCP connection that may be adopted at all? Fills key, cookie, v6.
+ * Returns 0, or an enum ipc_reason > 0 (service/ipc/abi.h) that says why not. Touches nothing.
+ */
+int sock_examine(int fd, struct sock_state *st);
+/*
+ * Attach the socket filter that lets only the shadow's own segments in: an empty segment,
+ * FIN or RST at rcv_nxt or (after a mirrored FIN) rcv_nxt + 1, and one byte at rcv_nxt - 1.
+ * It stays with the socket whatever becomes of us. Returns 0 or -errno.
+ */
+int sock_filter_attach(int fd, uint32_t rcv_nxt);
+int sock_filter_detach(int fd);
+/* A filter that drops everything: for the moments before rcv_nxt is known. */
+int sock_filter_attach_closed(int fd);
+/*
+ * Read the exact state. Enters TCP_REPAIR, reads, leaves it without a probe (TCP_REPAIR_OFF_NO_WP),
+ * restores SO_REUSEADDR. On error the socket is out of repair mode. Returns 0, reason > 0 or -errno.
+ */
+int sock_state_read(int fd, struct sock_state *st);
+/*
+ * Copy, without removing, the receive queue (@len = st->rcv_queued bytes) or the whole send
+ * queue (@len = write_seq - snd_una bytes) to a circular buffer of @size bytes from offset 0
+ * on. Returns 0 or -errno (-EAGAIN: the queue changed meanwhile).
+ */
+int sock_peek_received(int fd, uint8_t *buf, uint32_t size, uint32_t len);
+int sock_peek_unacked(int fd, uint8_t *buf, uint32_t size, uint32_t len);
+/* After commit: throw away @len bytes of the receive queue that were copied. */
+int sock_discard_received(int fd, uint32_t len);
+/* Make Linux speak once: leaving TCP_REPAIR sends a window probe. */
+int sock_make_speak(int fd);
+/* A duplicate of descriptor @fd of process @pid, checked to be the socket with @cookie. Needs CAP_SYS_PTRACE. fd or -errno. */
+int sock_fetch(pid_t pid, int fd, uint64_t cookie);
+/* Ask sock_diag about a connection: 1 if it exists and no process holds it (orphan or gone), 0 if held, -errno. */
+int sock_is_orphan(const struct flow_key *key);
+
+/* ---- segments in the shadow's space ---- */
+
+struct shadow_seq {
+	struct flow_key key;	   /* local = this host */
+	uint8_t nic_mac[6], peer_mac[6];
+	uint32_t rcv_nxt, snd_nxt; /* the shadow's; snd_una for heartbeats before commit */
+	uint16_t window; /* window field, not scaled; 0: a default */
+	uint16_t vary; /* makes the window field differ each time, so that conntrack sees no repeats */
+};
+
+/* Each builds one frame from the peer to Linux into @buf (at least 128 bytes) and returns its length. */
+uint32_t shadow_heartbeat(struct shadow_seq *s, uint8_t *buf); /* one old byte at rcv_nxt - 1 */
+uint32_t shadow_ack(struct shadow_seq *s, uint8_t *buf, uint32_t ack);
+uint32_t shadow_fin(struct shadow_seq *s, uint8_t *buf); /* at rcv_nxt; the caller then adds one to rcv_nxt */
+/* @offset: where the wire RST lay relative to the wire's rcv_nxt. */
+uint32_t shadow_rst(struct shadow_seq *s, uint8_t *buf, int32_t offset);
+/*
+ * Rewrite the quoted TCP sequence number of an ICMP error frame (copied to @buf, at most
+ * @size) into the shadow's space. @wire_una: snd_una on the wire. Returns length or 0 if it does not fit.
+ */
+uint32_t shadow_icmp(struct shadow_seq *s, uint8_t *buf, uint32_t size, const uint8_t *frame, uint32_t len, uint32_t wire_una);
+
+/* What a frame of a shadow, read from the TAP, says. */
+enum shadow_says {
+	SHADOW_ACK,   /* empty, at snd_nxt, acknowledging rcv_nxt: accepted */
+	SHADOW_RST,
+	SHADOW_FIN,   /* with or without ACK; the sending side was closed */
+	SHADOW_DATA,  /* payload from before adoption (retransmission): acknowledge it, it is ours already */
+	SHADOW_STRAY, /* payload at or after snd_nxt: somebody wrote to the kernel socket */
+	SHADOW_MOVED, /* acknowledges something else than rcv_nxt: a wire byte entered before adoption */
+	SHADOW_OTHER, /* SYN or nonsense */
+};
+/* @fin_sent: a FIN was already seen, so snd_nxt counts it. */
+enum shadow_says shadow_classify(const struct shadow_seq *s, const struct segment *seg);
+/* Copy next hop, TOS, TTL, flow label from a frame Linux sent. */
+void shadow_template(const struct segment *seg, struct wire_template *t);
+
+/* ---- changes in Linux ---- */
+
+enum watch_what {
+	WATCH_RULES,	 /* a ruleset commit (NFT_MSG_NEWGEN) */
+	WATCH_ROUTE, WATCH_ADDRESS, WATCH_LINK,
+	WATCH_NEIGHBOUR, /* addr, mac valid; mac all zero: unreachable */
+	WATCH_CONNTRACK, /* key valid: this connection's entry was destroyed */
+	WATCH_OVERFLOW,	 /* notifications were lost: anything may have changed */
+};
+struct watch_event {
+	enum watch_what what;
+	int ifindex;
+	struct ip_addr addr;
+	uint8_t mac[6];
+	struct flow_key key;
+};
+typedef void watch_fn(void *ctx, const struct watch_event *e);
+
+struct watch;
+/* libmnl sockets on nfnetlink (nftables, conntrack destroy) and rtnetlink groups. Returns 0 or -errno. */
+int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out);
+void watch_close(struct watch *w);
+
+/* Is @a one of this host's own addresses (any interface)? Kept current by the watch. */
+bool watch_is_local(const struct watch *w, const struct ip_addr *a);
+
+#endif

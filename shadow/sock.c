@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The socket's half of adopt, where TCP_REPAIR is not needed: may this socket be adopted at
+ * all, the filter that keeps wire bytes out of it, a duplicate of it, who holds it. Main
+ * thread. Its exact state is read in repair.c.
+ *
+ * What can't be seen from outside: whether the socket is in a sockmap (its BPF programs would
+ * miss the bytes), and whether another process holds a duplicate of the descriptor.
+ */
+#include "shadow/shadow.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "service/base/addr.h"
+#include "service/base/compiler.h"
+#include "service/ipc/abi.h"
+#include "shadow/sock.h"
+
+#define SOCK_IPPROTO_MPTCP 262
+#define SOCK_TCP_AO_INFO 40  /* TCP_AO_INFO, newer than Debian 12's headers */
+#define SOCK_TCP_IS_MPTCP 43 /* TCP_IS_MPTCP */
+#define SOCK_BINDTOIFINDEX 62
+#define SOCK_DEVICES 16
+#define TCP_STATE_ESTABLISHED 1
+
+/*
+ * Devices that examined sockets were bound to (SO_BINDTODEVICE): sock_diag finds such a
+ * socket only if the device is named, and a 4-tuple alone doesn't say it.
+ */
+static int sock_device[SOCK_DEVICES];
+static unsigned sock_devices;
+
+static int sock_option(int fd, int level, int name, int fallback)
+{
+	socklen_t len = sizeof(int);
+	int v = 0;
+
+	return getsockopt(fd, level, name, &v, &len) ? fallback : v;
+}
+
+static int sock_examine_kind(int fd)
+{
+	int domain = sock_option(fd, SOL_SOCKET, SO_DOMAIN, -1);
+	int type = sock_option(fd, SOL_SOCKET, SO_TYPE, -1);
+	int proto = sock_option(fd, SOL_SOCKET, SO_PROTOCOL, -1);
+
+	if (domain != AF_INET && domain != AF_INET6)
+		return domain < 0 ? IPC_REASON_NOT_TCP : IPC_REASON_FAMILY;
+	if (type != SOCK_STREAM)
+		return IPC_REASON_NOT_TCP;
+	if (proto == SOCK_IPPROTO_MPTCP)
+		return IPC_REASON_OPTIONS;
+	return proto == IPPROTO_TCP ? 0 : IPC_REASON_NOT_TCP;
+}
+
+static int sock_examine_options(int fd)
+{
+	struct {
+		uint32_t head[2];
+		uint64_t counters[3];
+	} ao = {0};
+	char ulp[16];
+	socklen_t len = sizeof ulp;
+
+	if (!getsockopt(fd, IPPROTO_TCP, TCP_ULP, ulp, &len) && len > 0)
+		return IPC_REASON_OPTIONS;
+	len = sizeof ao;
+	if (!getsockopt(fd, IPPROTO_TCP, SOCK_TCP_AO_INFO, &ao, &len))
+		return IPC_REASON_OPTIONS;
+	if (sock_option(fd, IPPROTO_TCP, SOCK_TCP_IS_MPTCP, 0) > 0)
+		return IPC_REASON_OPTIONS;
+	/* a filter of the application's own judges packets that would no longer come */
+	len = 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) || len > 0)
+		return IPC_REASON_OPTIONS;
+	/* peeking would move the application's own peek position */
+	return sock_option(fd, SOL_SOCKET, SO_PEEK_OFF, -1) >= 0 ? IPC_REASON_OPTIONS : 0;
+}
+
+static int sock_examine_addresses(int fd, struct sock_state *st)
+{
+	struct sockaddr_storage ss = {0};
+	socklen_t len = sizeof ss;
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) ||
+	    ip_addr_from_sockaddr(&ss, &st->key.local, &st->key.local_port))
+		return IPC_REASON_NOT_TCP;
+	st->v6 = ss.ss_family == AF_INET6;
+	len = sizeof ss;
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) ||
+	    ip_addr_from_sockaddr(&ss, &st->key.remote, &st->key.remote_port))
+		return IPC_REASON_NOT_TCP;
+	if (ip_addr_is_v4(&st->key.local) != ip_addr_is_v4(&st->key.remote))
+		return IPC_REASON_FAMILY;
+	if (ip_addr_is_special(&st->key.local) || ip_addr_is_special(&st->key.remote) ||
+	    ip_addr_equal(&st->key.local, &st->key.remote))
+		return IPC_REASON_LOCAL;
+	return 0;
+}
+
+/* Remember the device for sock_is_orphan(). False: too many. */
+static bool sock_device_note(int ifindex)
+{
+	for (unsigned i = 0; i < sock_devices; i++)
+		if (sock_device[i] == ifindex)
+			return true;
+	if (sock_devices == SOCK_DEVICES)
+		return false;
+	sock_device[sock_devices++] = ifindex;
+	return true;
+}
+
+/* sock_diag must know the very same socket under this tuple: else it lives in another network namespace. */
+static int sock_examine_diag(int fd, const struct sock_state *st)
+{
+	int ifindex = sock_option(fd, SOL_SOCKET, SOCK_BINDTOIFINDEX, 0);
+	struct sock_diag d;
+	int rc;
+
+	if (ifindex && !sock_device_note(ifindex))
+		return IPC_REASON_FULL;
+	rc = sock_diag_find(&st->key, ifindex, &d);
+	if (rc == -ENOENT || (!rc && d.cookie != st->cookie))
+		return IPC_REASON_NOT_OURS;
+	if (rc)
+		return IPC_REASON_ERROR;
+	return d.md5 ? IPC_REASON_OPTIONS : 0;
+}
+
+int sock_examine(int fd, struct sock_state *st)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof info;
+	struct stat sb;
+	int rc = sock_examine_kind(fd);
+
+	if (rc)
+		return rc;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_STATE_ESTABLISHED)
+		return IPC_REASON_NOT_TCP;
+	rc = sock_examine_addresses(fd, st);
+	if (!rc)
+		rc = sock_examine_options(fd);
+	if (rc)
+		return rc;
+	len = sizeof st->cookie;
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &st->cookie, &len) || fstat(fd, &sb))
+		return IPC_REASON_ERROR;
+	st->uid = sb.st_uid;
+	return sock_examine_diag(fd, st);
+}
+
+/* ---- the filter ---- */
+
+static int sock_filter_set(int fd, struct sock_filter *insn, unsigned n)
+{
+	struct sock_fprog prog = {.len = (unsigned short)n, .filter = insn};
+
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog) ? -errno : 0;
+}
+
+/*
+ * A filter on a TCP socket sees the segment from its TCP header on. A SYN is never the
+ * shadow's. Empty ones (also FIN, RST) pass at rcv_nxt and rcv_nxt + 1; one byte, and no FIN
+ * behind it, at rcv_nxt - 1.
+ */
+int sock_filter_attach(int fd, uint32_t rcv_nxt)
+{
+	struct sock_filter insn[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13), /* flags */
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TCP_SYN, 16, 0), /* -> drop */
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 12), /* data offset */
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf0),
+		BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 2),
+		BPF_STMT(BPF_MISC | BPF_TAX, 0),
+		BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
+		BPF_STMT(BPF_ALU | BPF_SUB | BPF_X, 0), /* payload bytes */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 5, 0), /* -> empty */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 8), /* else -> drop */
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TCP_FIN | TCP_RST, 6, 0), /* -> drop */
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt - 1, 3, 4), /* -> accept, drop */
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4), /* empty: */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt + 1, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX), /* accept */
+		BPF_STMT(BPF_RET | BPF_K, 0), /* drop */
+	};
+
+	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));
+}
+
+int sock_filter_attach_closed(int fd)
+{
+	struct sock_filter insn[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
+
+	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));
+}
+
+int sock_filter_detach(int fd)
+{
+	int unused = 0;
+
+	return setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) && errno != ENOENT ? -errno : 0;
+}
+
+/* ---- whose socket ---- */
+
+int sock_fetch(pid_t pid, int fd, uint64_t cookie)
+{
+	uint64_t found = 0;
+	socklen_t len = sizeof found;
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), got, rc;
+
+	if (pidfd < 0)
+		return -errno;
+	got = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+	rc = got < 0 ? -errno : 0;
+	close(pidfd);
+	if (rc)
+		return rc;
+	if (getsockopt(got, SOL_SOCKET, SO_COOKIE, &found, &len))
+		rc = -errno;
+	else if (found != cookie)
+		rc = -ESTALE; /* the number was closed and used again */
+	if (rc) {
+		close(got);
+		return rc;
+	}
+	return got;
+}
+
+int sock_is_orphan(const struct flow_key *key)
+{
+	struct sock_diag d;
+	int rc = sock_diag_find(key, 0, &d);
+
+	for (unsigned i = 0; rc == -ENOENT && i < sock_devices; i++)
+		rc = sock_diag_find(key, sock_device[i], &d);
+	if (rc == -ENOENT)
+		return 1;
+	return rc ? rc : d.inode == 0;
+}

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Redis: the server accelerated under its own benchmark, its bulk loader, and as the remote end of accelerated clients."""
+import hashlib
+import os
+import random
+import socket
+
+import pytest
+
+from lab import FastShare, scale
+
+PORT = 6379
+
+
+def server_argv(bind):
+    return ["redis-server", "--port", PORT, "--bind", bind, "--save", "", "--appendonly", "no", "--protected-mode",
+            "no", "--daemonize", "no"]
+
+
+def benchmark_argv(addr, tests, n, *more):
+    return ["redis-benchmark", "-h", addr, "-p", PORT, "-t", tests, "-n", n, "-c", 50, "--csv", *more]
+
+
+def check_benchmark(r, rows):
+    text = r.stdout + r.stderr
+    assert "rror" not in text and "WARNING: Could not" not in text, text
+    lines = [x for x in r.stdout.splitlines() if x.startswith('"') and not x.startswith('"test"')]
+    assert len(lines) >= rows, text
+    for line in lines:
+        assert float(line.split(",")[1].strip('"')) > 0, text
+
+
+@pytest.mark.parametrize("pipeline", [1, 16])
+def test_benchmark(lab, pipeline):
+    lab.run_server(server_argv(lab.addr), PORT)
+    for tests, n, rows in (("set,get,incr,lpush", scale(200000, 40000), 4), ("lrange", scale(200000, 6000), 4)):
+        share = FastShare(lab)
+        r = lab.run_client(benchmark_argv(lab.addr, tests, n, "-P", pipeline), timeout=300)
+        check_benchmark(r, rows)
+        share.assert_fast(0.95, connections=150)
+
+
+class Redis:
+    """The protocol, as much as these tests need, over one connection."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.file = sock.makefile("rb", 1 << 20)
+
+    @staticmethod
+    def encode(*words):
+        words = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+        return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+    def answer(self):
+        line = self.file.readline()
+        assert line.endswith(b"\r\n"), "connection ended: %r" % line
+        kind, rest = line[:1], line[1:-2]
+        assert kind != b"-", line
+        if kind == b"$":
+            if rest == b"-1":
+                return None
+            data = self.file.read(int(rest) + 2)
+            return data[:-2]
+        return rest
+
+    def call(self, *words):
+        self.sock.sendall(self.encode(*words))
+        return self.answer()
+
+
+def test_bulk_load(lab):
+    """redis-cli --pipe, then every value read back and compared."""
+    rnd = random.Random(4)
+    lab.run_server(server_argv(lab.addr), PORT)
+    total = scale(100, 16) << 20
+    path = os.path.join(lab.dir, "load")
+    want = {}
+    size = 0
+    with open(path, "wb") as f:
+        while size < total:
+            key = b"key:%d" % len(want)
+            value = rnd.randbytes(rnd.choice((1, 10, 100, 1448, 4096, 16384, 65536, 100000)))
+            want[key] = hashlib.sha1(value).digest()
+            f.write(Redis.encode(b"SET", key, value))
+            size += len(value)
+    share = FastShare(lab)
+    with open(path, "rb") as f:
+        r = lab.client.run(["redis-cli", "-h", lab.addr, "-p", PORT, "--pipe"], stdin=f, timeout=300)
+    assert "errors: 0, replies: %d" % len(want) in r.stdout, r.stdout
+    share.assert_fast(0.90, payload=size)
+    s = lab.connect(PORT, timeout=30)
+    redis = Redis(s)
+    share = FastShare(lab)
+    for key, digest in want.items():
+        assert hashlib.sha1(redis.call(b"GET", key)).digest() == digest, key
+    share.assert_fast(0.95, payload=size)
+    assert int(redis.call("DBSIZE")) == len(want)
+    s.close()
+
+
+def test_accelerated_benchmark_client(lab):
+    """`tapas run redis-benchmark` against a plain server elsewhere."""
+    lab.spawn(lab.client, server_argv(lab.sources[0]), ready="Ready to accept")
+    share = FastShare(lab)
+    r = lab.run_accelerated(benchmark_argv(lab.sources[0], "set,get", scale(200000, 40000)))
+    check_benchmark(r, 2)
+    share.assert_fast(0.90, connections=90)
+
+
+def test_subscribers(lab):
+    """Pushes without a question: pub/sub to connections that only listen."""
+    lab.run_server(server_argv(lab.addr), PORT)
+    subs = []
+    for _ in range(20):
+        r = Redis(lab.connect(PORT))
+        assert r.call("PING") == b"PONG" and r.call("PING") == b"PONG"
+        r.sock.sendall(Redis.encode("SUBSCRIBE", "news"))
+        for _ in range(4):
+            r.answer()  # *3, "subscribe", "news", :1
+        subs.append(r)
+    pub = Redis(lab.connect(PORT))
+    for i in range(200):
+        assert pub.call("PUBLISH", "news", "message %d" % i) == b"20"
+    for r in subs:
+        for i in range(200):
+            got = [r.answer() for _ in range(4)]
+            assert got[3] == b"message %d" % i, got
+        r.sock.shutdown(socket.SHUT_RDWR)
+        r.sock.close()
+    pub.sock.close()
