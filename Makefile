@@ -70,11 +70,128 @@ $(BUILD)/gen/steer.skel.h: $(BPF_SRC) service/nic/bpf_abi.h service/base/flow_ke
 	@mkdir -p $(@D)
 	$(call say,BPF,$<)
 	$(Q)$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I. -I/usr/include/$$($(CC) -dumpmachine) -c -o $(BUILD)/gen/steer.bpf.o $<
-	$(Q)PATH=$$PATH:/usr/sbin bpftool gen skeleton $(BUILD)/gen/steer.bpf.o name steer > $@.tmp && mv $@.tmp $@
+	$(Q)PATH=$$PATH:/usr/sbin bpftool gen skeleton $(BUILD)/gen/steer.bpf.o > $@.tmp && mv $@.tmp $@
+
+# ---- tests ----
+
+# A unit test names the sources it links in a comment `links:`, and further libraries in `libs:`.
+TEST_SRC := $(wildcard tests/unit/test_*.c)
+TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(TEST_SRC))
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(FUZZ_SRC))
+FUZZ_SECONDS ?= 5
+links = $(shell sed -n 's,^/\* links: *\(.*\) *\*/.*,\1,p' $(1))
+libs = $(shell sed -n 's,^/\* libs: *\(.*\) *\*/.*,\1,p' $(1))
+
+define unit_rule
+$(BUILD)/tests/unit/$(1): $(BUILD)/obj/tests/unit/$(1).o $(call objs,$(call links,tests/unit/$(1).c))
+	@mkdir -p $$(@D)
+	$$(call say,LINK,$$@)
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $(call libs,tests/unit/$(1).c) -lm
+endef
+$(foreach t,$(TEST_SRC),$(eval $(call unit_rule,$(basename $(notdir $(t))))))
+
+define fuzz_rule
+$(BUILD)/tests/fuzz/$(1): tests/fuzz/$(1).c $(call links,tests/fuzz/$(1).c)
+	@mkdir -p $$(@D)
+	$$(call say,FUZZ,$$@)
+	$$(Q)$$(CLANG) $$(CPPFLAGS) -std=gnu11 -O1 -g $$(WARN) -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=undefined -o $$@ $$(filter %.c,$$^) $(call libs,tests/fuzz/$(1).c)
+endef
+$(foreach t,$(FUZZ_SRC),$(eval $(call fuzz_rule,$(basename $(notdir $(t))))))
+
+FAKE := $(BUILD)/tests/unit/fake_service
+$(FAKE): $(call objs,tests/unit/fake_service.c $(SHARED_SRC))
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+
+unit: $(TESTS) $(FAKE) all
+	@BUILD=$(BUILD) sh tests/unit/run.sh $(TESTS)
+
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do echo "== $$(basename $$f)"; mkdir -p $(BUILD)/corpus/$$(basename $$f); \
+		$$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
+		$(BUILD)/corpus/$$(basename $$f) $$(ls -d tests/fuzz/corpus/$$(basename $$f) 2>/dev/null) 2>&1 | \
+		grep -E 'number_of_executed|ERROR|SUMMARY|runtime error' ; \
+		test $$(ls crash-* leak-* timeout-* oom-* 2>/dev/null | wc -l) -eq 0 || exit 1; done
+
+# helpers of the network tests and the bench
+TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c) tests/bench/kpeer.c) $(BUILD)/tests/bench/xload
+$(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+$(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
+$(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lm
+tools: $(TOOLS)
+
+net: all tools
+	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net $(PYTEST_ARGS)
+
+# ---- lint ----
+
+C_FILES := $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+MAN := $(wildcard man/*.[1-9])
+CLANG_FORMAT ?= clang-format-14
+lint:
+	@echo "== clang-format"; $(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+	@echo "== cppcheck"; cppcheck -q --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
+		--suppressions-list=tests/lint/cppcheck.txt -D__x86_64__ -I. $(filter %.c,$(filter-out %.bpf.c,$(C_FILES)))
+	@echo "== imports"; /usr/bin/python3 tests/lint/imports.py
+	@echo "== manual pages"; mandoc -Tlint -W warning $(MAN)
+	@echo "== words"; sh tests/lint/words.sh
+
+check-quick: lint unit
+check: setup lint unit fuzz net
+	@echo "all checks passed"
+
+setup:
+	@sh tests/setup.sh
+demo: setup
+	@$(MAKE) all tools
+	@bash tests/demo.sh
+bench: setup
+	@$(MAKE) all tools
+	@/usr/bin/python3 tests/bench/bench.py
+
+# ---- installation ----
+
+LIBDIR ?= $(PREFIX)/lib
+MANDIR ?= $(PREFIX)/share/man
+UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/lib,$(PREFIX)/lib)/systemd/system
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8 \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)/etc/tapas
+	install -m 755 $(BUILD)/tapasd $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BUILD)/tapas $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BUILD)/libtapas.so $(DESTDIR)$(LIBDIR)/libtapas.so.1
+	ln -sf libtapas.so.1 $(DESTDIR)$(LIBDIR)/libtapas.so
+	install -m 755 $(BUILD)/libtapas-preload.so $(DESTDIR)$(LIBDIR)/
+	install -m 644 preload/tapas.h $(DESTDIR)$(PREFIX)/include/
+	for m in $(MAN); do install -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/ || exit 1; done
+	sed 's,@SBINDIR@,$(PREFIX)/sbin,' systemd/tapasd.service > $(DESTDIR)$(UNITDIR)/tapasd.service
+	install -m 644 systemd/tapas.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapas.conf
+	install -m 644 systemd/tapas.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapas.conf
+	test -e $(DESTDIR)/etc/tapas/tapas.conf || install -m 644 conf/tapas.conf $(DESTDIR)/etc/tapas/
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/tapasd $(DESTDIR)$(PREFIX)/bin/tapas $(DESTDIR)$(LIBDIR)/libtapas.so \
+		$(DESTDIR)$(LIBDIR)/libtapas.so.1 $(DESTDIR)$(LIBDIR)/libtapas-preload.so $(DESTDIR)$(PREFIX)/include/tapas.h \
+		$(foreach m,$(MAN),$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
+		$(DESTDIR)$(UNITDIR)/tapasd.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapas.conf \
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapas.conf
 
 FORCE:
 clean:
 	rm -rf build build-address build-undefined build-thread
-.PHONY: all clean FORCE
+.PHONY: all unit fuzz net lint check check-quick setup demo bench tools install uninstall clean FORCE
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

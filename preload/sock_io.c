@@ -252,11 +252,10 @@ static ssize_t fast_sendfile(struct sock *s, int in, off_t *off, size_t len)
 		struct iovec v = { buf, 0 };
 		ssize_t got, sent;
 
-		if (!room && done && s->nonblock)
-			break;
-		n = MIN(MIN(len - done, sizeof(buf)), room ? room : 1);
+		/* told when there is room again, also after a partial transfer, as Linux does */
 		if (!room && s->nonblock && !stream_want_space(&s->st) && !sock_failed(s) && !s->shut_wr)
-			return fail(EAGAIN);
+			return done ? (ssize_t)done : fail(EAGAIN);
+		n = MIN(MIN(len - done, sizeof(buf)), room ? room : 1);
 		got = off ? pread(in, buf, n, *off) : libc()->read(in, buf, n);
 		if (got <= 0) {
 			if (got < 0 && !done)

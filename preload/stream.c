@@ -116,6 +116,17 @@ ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_
 	}
 }
 
+/* There is room again: stop asking, but tell those who wait for it, as the service no longer will. */
+static void space_found(struct stream *st)
+{
+	uint32_t i = atomic_load_explicit(&st->slot->context, memory_order_relaxed) % IPC_CONTEXTS;
+
+	atomic_store_explicit(&st->slot->want, 0, memory_order_relaxed);
+	bell_ring(&st->core->shm->context[i].bell, st->index);
+	if (atomic_exchange_explicit(&st->core->shm->context[i].armed, 0, memory_order_seq_cst))
+		core_context_wake(st->core, i);
+}
+
 ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
 {
 	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
@@ -145,6 +156,8 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 	cork = more || st->corked ? IPC_OPT_CORK : 0;
 	if ((opts & IPC_OPT_CORK) != cork)
 		atomic_store_explicit(&st->slot->opts, (opts & ~IPC_OPT_CORK) | cork, memory_order_relaxed);
+	if (atomic_load_explicit(&st->slot->want, memory_order_relaxed) && room - done >= st->tx_size / 3)
+		space_found(st);
 	/* pairs with the acquire in ipc_record_read() */
 	atomic_store_explicit(&st->slot->snd_end, end + done, memory_order_release);
 	atomic_store_explicit(&st->rung_read, atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed),
@@ -153,14 +166,16 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 	return (ssize_t)done;
 }
 
+/*
+ * Rings each time, even if `want` is set already: the service may have decided for an earlier
+ * shortage that we know of the room.
+ */
 bool stream_want_space(struct stream *st)
 {
-	uint32_t want = atomic_load_explicit(&st->slot->want, memory_order_relaxed);
-
-	if (!(want & IPC_WANT_SPACE)) {
-		atomic_fetch_or_explicit(&st->slot->want, IPC_WANT_SPACE, memory_order_seq_cst);
-		stream_ring(st); /* full barrier: the second look below is after it */
-	}
+	if (stream_writable(st))
+		return true;
+	atomic_store_explicit(&st->slot->want, IPC_WANT_SPACE, memory_order_seq_cst);
+	stream_ring(st); /* full barrier: the second look below is after it */
 	return stream_writable(st);
 }
 

@@ -1,146 +1,197 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Changes in Linux, as they are notified: ruleset commits, conntrack entries that go, routes,
- * addresses, links, neighbours. Also keeps the set of this host's own addresses. Main thread.
+ * Changes in Linux that may change its verdict on a flow, by netlink notifications: ruleset
+ * commits, destroyed conntrack entries, neighbours, routes, addresses, links. Main thread.
+ *
+ * Three sockets, so that a flood of one kind (conntrack) loses none of another. A loss is
+ * told as WATCH_OVERFLOW, and then the local addresses are read anew. The subscription comes
+ * before the first reading, so nothing falls between them.
  */
+#include "shadow/shadow.h"
+
 #include <errno.h>
+#include <linux/neighbour.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "service/base/addr.h"
 #include "service/base/compiler.h"
+#include "shadow/addresses.h"
 #include "shadow/netlink.h"
-#include "shadow/shadow.h"
 
-#define WATCH_ADDRESSES 512
-#define WATCH_RCVBUF (4 << 20)
+#define WATCH_RCVBUF (8 << 20)
+#define WATCH_BUF 65536
+#define WATCH_READS 1024 /* messages per turn and socket: the rest waits for the next turn */
+#define WATCH_DUMPS 8	 /* attempts at an undisturbed reading */
+#define WATCH_ATTRS 16	 /* attribute types of interest are below */
+#define NUD_USABLE (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
-struct watch_address {
-	struct ip_addr addr;
-	int ifindex;
+struct watch_source {
+	struct watch *w;
+	struct mnl_socket *nl;
+	mnl_cb_t message;
+	int handle;
 };
+
+enum { SOURCE_ROUTE, SOURCE_RULES, SOURCE_CONNTRACK, SOURCES };
 
 struct watch {
 	struct loop *loop;
 	watch_fn *cb;
 	void *ctx;
-	struct mnl_socket *rules, *routes;
-	int rules_watch, routes_watch;
-	struct watch_address address[WATCH_ADDRESSES];
-	uint32_t addresses;
-	bool quiet; /* the first dump: no events */
+	struct watch_source source[SOURCES];
+	struct addresses local;
 };
 
-static void watch_emit(struct watch *w, const struct watch_event *e)
+static void watch_tell(struct watch *w, const struct watch_event *e)
 {
-	if (!w->quiet)
+	if (w->cb)
 		w->cb(w->ctx, e);
+}
+
+/* ---- attributes ---- */
+
+struct watch_attrs {
+	const struct nlattr *a[WATCH_ATTRS];
+};
+
+static int watch_attr(const struct nlattr *attr, void *data)
+{
+	struct watch_attrs *t = data;
+	uint16_t type = mnl_attr_get_type(attr);
+
+	if (type < WATCH_ATTRS)
+		t->a[type] = attr;
+	return MNL_CB_OK;
+}
+
+static void watch_attrs_nested(const struct nlattr *nest, struct watch_attrs *t)
+{
+	*t = (struct watch_attrs){0};
+	if (nest)
+		mnl_attr_parse_nested(nest, watch_attr, t);
+}
+
+/* An IPv4 or IPv6 address by its length. */
+static bool watch_address(const struct nlattr *attr, struct ip_addr *out)
+{
+	uint32_t be;
+
+	if (!attr)
+		return false;
+	switch (mnl_attr_get_payload_len(attr)) {
+	case 4:
+		memcpy(&be, mnl_attr_get_payload(attr), 4);
+		*out = ip_addr_v4(be);
+		return true;
+	case 16:
+		memcpy(out->b, mnl_attr_get_payload(attr), 16);
+		return true;
+	}
+	return false;
 }
 
 /* ---- rtnetlink ---- */
 
-static struct ip_addr attr_address(const struct nlattr *a)
-{
-	struct ip_addr out = {.w = {0}};
-	uint32_t v4;
-
-	if (mnl_attr_get_payload_len(a) == 4) {
-		memcpy(&v4, mnl_attr_get_payload(a), 4);
-		return ip_addr_v4(v4);
-	}
-	if (mnl_attr_get_payload_len(a) == 16)
-		memcpy(out.b, mnl_attr_get_payload(a), 16);
-	return out;
-}
-
-static void address_set(struct watch *w, const struct ip_addr *a, int ifindex, bool there)
-{
-	uint32_t i = 0;
-
-	while (i < w->addresses && !(w->address[i].ifindex == ifindex && ip_addr_equal(&w->address[i].addr, a)))
-		i++;
-	if (there && i == w->addresses && i < WATCH_ADDRESSES)
-		w->address[w->addresses++] = (struct watch_address){*a, ifindex};
-	else if (!there && i < w->addresses)
-		w->address[i] = w->address[--w->addresses];
-}
-
-static void watch_address_message(struct watch *w, const struct nlmsghdr *nlh)
+static int watch_local_address(const struct nlmsghdr *nlh, void *data)
 {
 	const struct ifaddrmsg *ifa = mnl_nlmsg_get_payload(nlh);
-	struct watch_event e = {.what = WATCH_ADDRESS, .ifindex = (int)ifa->ifa_index};
-	const struct nlattr *attr;
-	bool local = false;
+	struct watch_event e = {.what = WATCH_ADDRESS};
+	struct watch_attrs t = {0};
+	struct watch *w = data;
+	bool changed;
 
-	mnl_attr_for_each(attr, nlh, sizeof *ifa)
-	{
-		int type = mnl_attr_get_type(attr);
-
-		if (type == IFA_LOCAL || (type == IFA_ADDRESS && !local)) {
-			e.addr = attr_address(attr);
-			local = type == IFA_LOCAL; /* on a point-to-point link IFA_ADDRESS is the peer's */
-		}
-	}
-	address_set(w, &e.addr, e.ifindex, nlh->nlmsg_type == RTM_NEWADDR);
-	watch_emit(w, &e);
+	if (mnl_nlmsg_get_payload_len(nlh) < sizeof *ifa)
+		return MNL_CB_OK;
+	mnl_attr_parse(nlh, sizeof *ifa, watch_attr, &t);
+	/* IFA_LOCAL is ours where IFA_ADDRESS is the other end of a point-to-point link */
+	if (!watch_address(t.a[IFA_LOCAL] ? t.a[IFA_LOCAL] : t.a[IFA_ADDRESS], &e.addr))
+		return MNL_CB_OK;
+	e.ifindex = (int)ifa->ifa_index;
+	if (nlh->nlmsg_type == RTM_DELADDR)
+		changed = addresses_remove(&w->local, &e.addr, e.ifindex);
+	else
+		changed = addresses_add(&w->local, &e.addr, e.ifindex) != 0;
+	if (changed)
+		watch_tell(w, &e);
+	return MNL_CB_OK;
 }
 
-static void watch_neighbour_message(struct watch *w, const struct nlmsghdr *nlh)
+static int watch_neighbour(const struct nlmsghdr *nlh, struct watch *w)
 {
-	const struct ndmsg *ndm = mnl_nlmsg_get_payload(nlh);
-	struct watch_event e = {.what = WATCH_NEIGHBOUR, .ifindex = ndm->ndm_ifindex};
-	const struct nlattr *attr;
-	bool usable = nlh->nlmsg_type == RTM_NEWNEIGH && !(ndm->ndm_state & (NUD_FAILED | NUD_INCOMPLETE));
+	const struct ndmsg *nd = mnl_nlmsg_get_payload(nlh);
+	struct watch_event e = {.what = WATCH_NEIGHBOUR};
+	struct watch_attrs t = {0};
+	bool usable;
 
-	if (ndm->ndm_family != AF_INET && ndm->ndm_family != AF_INET6)
-		return;
-	mnl_attr_for_each(attr, nlh, sizeof *ndm)
-	{
-		if (mnl_attr_get_type(attr) == NDA_DST)
-			e.addr = attr_address(attr);
-		else if (mnl_attr_get_type(attr) == NDA_LLADDR && usable && mnl_attr_get_payload_len(attr) == 6)
-			memcpy(e.mac, mnl_attr_get_payload(attr), 6);
-	}
-	watch_emit(w, &e);
+	if (mnl_nlmsg_get_payload_len(nlh) < sizeof *nd || (nd->ndm_family != AF_INET && nd->ndm_family != AF_INET6))
+		return MNL_CB_OK;
+	mnl_attr_parse(nlh, sizeof *nd, watch_attr, &t);
+	if (!watch_address(t.a[NDA_DST], &e.addr))
+		return MNL_CB_OK;
+	usable = nlh->nlmsg_type == RTM_NEWNEIGH && (nd->ndm_state & NUD_USABLE);
+	/* being looked up: what it was holds until the answer or the failure */
+	if (!usable && nlh->nlmsg_type == RTM_NEWNEIGH && !(nd->ndm_state & NUD_FAILED))
+		return MNL_CB_OK;
+	e.ifindex = nd->ndm_ifindex;
+	if (usable && t.a[NDA_LLADDR] && mnl_attr_get_payload_len(t.a[NDA_LLADDR]) == sizeof e.mac)
+		memcpy(e.mac, mnl_attr_get_payload(t.a[NDA_LLADDR]), sizeof e.mac);
+	watch_tell(w, &e);
+	return MNL_CB_OK;
 }
 
-static int watch_route_cb(const struct nlmsghdr *nlh, void *ctx)
+static int watch_route(const struct nlmsghdr *nlh, struct watch *w)
 {
-	struct watch *w = ctx;
-	struct watch_event e = {0};
-	uint32_t len = mnl_nlmsg_get_payload_len(nlh);
+	const struct rtmsg *rt = mnl_nlmsg_get_payload(nlh);
+	struct watch_event e = {.what = WATCH_ROUTE};
+
+	/* entries of the IPv6 route cache are no change */
+	if (mnl_nlmsg_get_payload_len(nlh) < sizeof *rt || (rt->rtm_flags & RTM_F_CLONED))
+		return MNL_CB_OK;
+	watch_tell(w, &e);
+	return MNL_CB_OK;
+}
+
+static int watch_link(const struct nlmsghdr *nlh, struct watch *w)
+{
+	const struct ifinfomsg *ifi = mnl_nlmsg_get_payload(nlh);
+	struct watch_event e = {.what = WATCH_LINK};
+
+	if (mnl_nlmsg_get_payload_len(nlh) < sizeof *ifi || ifi->ifi_family != AF_UNSPEC)
+		return MNL_CB_OK;
+	e.ifindex = ifi->ifi_index;
+	watch_tell(w, &e);
+	return MNL_CB_OK;
+}
+
+static int watch_route_message(const struct nlmsghdr *nlh, void *data)
+{
+	struct watch_source *s = data;
+	struct watch_event e = {.what = WATCH_ROUTE};
 
 	switch (nlh->nlmsg_type) {
 	case RTM_NEWADDR:
 	case RTM_DELADDR:
-		if (len >= sizeof(struct ifaddrmsg))
-			watch_address_message(w, nlh);
-		break;
+		return watch_local_address(nlh, s->w);
 	case RTM_NEWNEIGH:
 	case RTM_DELNEIGH:
-		if (len >= sizeof(struct ndmsg))
-			watch_neighbour_message(w, nlh);
-		break;
+		return watch_neighbour(nlh, s->w);
 	case RTM_NEWROUTE:
 	case RTM_DELROUTE:
-	case RTM_NEWRULE:
-	case RTM_DELRULE:
-		e.what = WATCH_ROUTE;
-		watch_emit(w, &e);
-		break;
+		return watch_route(nlh, s->w);
 	case RTM_NEWLINK:
 	case RTM_DELLINK:
-		if (len < sizeof(struct ifinfomsg))
-			break;
-		e.what = WATCH_LINK;
-		e.ifindex = ((const struct ifinfomsg *)mnl_nlmsg_get_payload(nlh))->ifi_index;
-		watch_emit(w, &e);
-		break;
-	default:
+		return watch_link(nlh, s->w);
+	case RTM_NEWRULE:
+	case RTM_DELRULE:
+	case RTM_NEWNEXTHOP:
+	case RTM_DELNEXTHOP:
+		watch_tell(s->w, &e);
 		break;
 	}
 	return MNL_CB_OK;
@@ -148,213 +199,219 @@ static int watch_route_cb(const struct nlmsghdr *nlh, void *ctx)
 
 /* ---- nfnetlink ---- */
 
-static bool tuple_address(const struct nlattr *ip, struct ip_addr *src, struct ip_addr *dst)
+static int watch_rules_message(const struct nlmsghdr *nlh, void *data)
 {
-	const struct nlattr *a;
-	int found = 0;
-
-	mnl_attr_for_each_nested(a, ip)
-	{
-		switch (mnl_attr_get_type(a)) {
-		case CTA_IP_V4_SRC:
-		case CTA_IP_V6_SRC:
-			*src = attr_address(a);
-			found |= 1;
-			break;
-		case CTA_IP_V4_DST:
-		case CTA_IP_V6_DST:
-			*dst = attr_address(a);
-			found |= 2;
-			break;
-		default:
-			break;
-		}
-	}
-	return found == 3;
-}
-
-static bool tuple_ports(const struct nlattr *proto, uint16_t *sport, uint16_t *dport)
-{
-	const struct nlattr *a;
-	bool tcp = false;
-
-	mnl_attr_for_each_nested(a, proto)
-	{
-		switch (mnl_attr_get_type(a)) {
-		case CTA_PROTO_NUM:
-			tcp = mnl_attr_get_u8(a) == IPPROTO_TCP;
-			break;
-		case CTA_PROTO_SRC_PORT:
-			*sport = mnl_attr_get_u16(a);
-			break;
-		case CTA_PROTO_DST_PORT:
-			*dport = mnl_attr_get_u16(a);
-			break;
-		default:
-			break;
-		}
-	}
-	return tcp;
-}
-
-/* Either end may have opened it: the event is sent with both readings of who is local. */
-static void watch_conntrack_message(struct watch *w, const struct nlmsghdr *nlh)
-{
-	struct watch_event e = {.what = WATCH_CONNTRACK};
-	struct ip_addr src, dst;
-	uint16_t sport = 0, dport = 0;
-	const struct nlattr *attr, *part;
-	bool have_ip = false, have_ports = false;
-
-	mnl_attr_for_each(attr, nlh, sizeof(struct nfgenmsg))
-	{
-		if (mnl_attr_get_type(attr) != CTA_TUPLE_ORIG)
-			continue;
-		mnl_attr_for_each_nested(part, attr)
-		{
-			if (mnl_attr_get_type(part) == CTA_TUPLE_IP)
-				have_ip = tuple_address(part, &src, &dst);
-			else if (mnl_attr_get_type(part) == CTA_TUPLE_PROTO)
-				have_ports = tuple_ports(part, &sport, &dport);
-		}
-	}
-	if (!have_ip || !have_ports)
-		return;
-	e.key = (struct flow_key){.local = dst, .remote = src, .local_port = dport, .remote_port = sport};
-	watch_emit(w, &e);
-	e.key = (struct flow_key){.local = src, .remote = dst, .local_port = sport, .remote_port = dport};
-	watch_emit(w, &e);
-}
-
-static int watch_rules_cb(const struct nlmsghdr *nlh, void *ctx)
-{
+	struct watch_source *s = data;
 	struct watch_event e = {.what = WATCH_RULES};
 
+	/* the last message of each commit */
 	if (nlh->nlmsg_type == (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN))
-		watch_emit(ctx, &e);
-	else if (nlh->nlmsg_type == (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE))
-		watch_conntrack_message(ctx, nlh);
+		watch_tell(s->w, &e);
+	return MNL_CB_OK;
+}
+
+/* The end of a connection that the originator's tuple calls source. */
+struct watch_tuple {
+	struct ip_addr src, dst;
+	uint16_t sport, dport;
+};
+
+static bool watch_tuple_parse(const struct nlattr *nest, struct watch_tuple *out)
+{
+	struct watch_attrs tuple, ip, proto;
+
+	watch_attrs_nested(nest, &tuple);
+	watch_attrs_nested(tuple.a[CTA_TUPLE_IP], &ip);
+	watch_attrs_nested(tuple.a[CTA_TUPLE_PROTO], &proto);
+	if (!proto.a[CTA_PROTO_NUM] || mnl_attr_get_u8(proto.a[CTA_PROTO_NUM]) != IPPROTO_TCP)
+		return false;
+	if (!proto.a[CTA_PROTO_SRC_PORT] || !proto.a[CTA_PROTO_DST_PORT])
+		return false;
+	out->sport = mnl_attr_get_u16(proto.a[CTA_PROTO_SRC_PORT]);
+	out->dport = mnl_attr_get_u16(proto.a[CTA_PROTO_DST_PORT]);
+	if (ip.a[CTA_IP_V6_SRC])
+		return watch_address(ip.a[CTA_IP_V6_SRC], &out->src) && watch_address(ip.a[CTA_IP_V6_DST], &out->dst);
+	return watch_address(ip.a[CTA_IP_V4_SRC], &out->src) && watch_address(ip.a[CTA_IP_V4_DST], &out->dst);
+}
+
+/*
+ * The original tuple is as its sender saw it, the reply tuple as the answerer did; they
+ * differ only under NAT. Our socket's end is the source of whichever tuple we send.
+ */
+static int watch_conntrack_message(const struct nlmsghdr *nlh, void *data)
+{
+	struct watch_event e = {.what = WATCH_CONNTRACK};
+	struct watch_source *s = data;
+	struct watch_attrs t = {0};
+	struct watch_tuple orig, reply, *ours;
+
+	if (nlh->nlmsg_type != (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE))
+		return MNL_CB_OK;
+	mnl_attr_parse(nlh, sizeof(struct nfgenmsg), watch_attr, &t);
+	if (!watch_tuple_parse(t.a[CTA_TUPLE_ORIG], &orig) || !watch_tuple_parse(t.a[CTA_TUPLE_REPLY], &reply))
+		return MNL_CB_OK;
+	if (addresses_have(&s->w->local, &orig.src))
+		ours = &orig;
+	else if (addresses_have(&s->w->local, &reply.src))
+		ours = &reply;
+	else
+		return MNL_CB_OK; /* forwarded */
+	e.key = (struct flow_key){ours->src, ours->dst, ours->sport, ours->dport};
+	watch_tell(s->w, &e);
 	return MNL_CB_OK;
 }
 
 /* ---- sockets ---- */
 
-static void watch_drain(struct watch *w, struct mnl_socket *nl, mnl_cb_t cb)
+static int watch_read_addresses(struct watch *w)
 {
-	uint8_t buf[16384];
+	char buf[NETLINK_REQUEST] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh;
+	int rc = -EINTR;
 
-	for (;;) {
-		ssize_t n = recv(mnl_socket_get_fd(nl), buf, sizeof buf, MSG_DONTWAIT);
-
-		if (n > 0) {
-			mnl_cb_run(buf, (size_t)n, 0, 0, cb, w);
-		} else if (n < 0 && errno == ENOBUFS) {
-			struct watch_event e = {.what = WATCH_OVERFLOW};
-
-			watch_emit(w, &e);
-		} else if (n == 0 || errno != EINTR) {
-			return;
-		}
+	for (unsigned i = 0; rc == -EINTR && i < WATCH_DUMPS; i++) {
+		w->local.n = 0;
+		nlh = netlink_request(buf, RTM_GETADDR, 0);
+		mnl_nlmsg_put_extra_header(nlh, sizeof(struct ifaddrmsg)); /* AF_UNSPEC: both families */
+		rc = netlink_dump(nlh, watch_local_address, w);
 	}
+	return rc == -EINTR ? 0 : rc; /* what was disturbed comes as a notification */
 }
 
-static void watch_rules_readable(void *ctx, int revents)
+static void watch_lost(struct watch *w)
 {
-	struct watch *w = ctx;
+	struct watch_event e = {.what = WATCH_OVERFLOW};
+	watch_fn *cb = w->cb;
+
+	w->cb = NULL; /* the reading itself is no news */
+	watch_read_addresses(w);
+	w->cb = cb;
+	watch_tell(w, &e);
+}
+
+static void watch_readable(void *ctx, int revents);
+
+/* Stop for this turn; a new poll reports at once what is left. */
+static void watch_again(struct watch_source *s)
+{
+	loop_unwatch(s->w->loop, s->handle);
+	s->handle = loop_watch(s->w->loop, mnl_socket_get_fd(s->nl), watch_readable, s);
+}
+
+static void watch_readable(void *ctx, int revents)
+{
+	static char buf[WATCH_BUF] __attribute__((aligned(8)));
+	struct watch_source *s = ctx;
+	bool lost = false;
+	unsigned i;
 
 	(void)revents;
-	watch_drain(w, w->rules, watch_rules_cb);
+	for (i = 0; i < WATCH_READS; i++) {
+		ssize_t n = recv(mnl_socket_get_fd(s->nl), buf, sizeof buf, MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == ENOBUFS) {
+			lost = true;
+			continue;
+		}
+		if (n <= 0)
+			break;
+		mnl_cb_run(buf, (size_t)n, 0, 0, s->message, s);
+	}
+	if (lost)
+		watch_lost(s->w);
+	if (i == WATCH_READS)
+		watch_again(s);
 }
 
-static void watch_routes_readable(void *ctx, int revents)
+static int watch_subscribe(struct watch_source *s, const int *group, unsigned groups)
 {
-	struct watch *w = ctx;
+	int fd = mnl_socket_get_fd(s->nl), size = WATCH_RCVBUF;
 
-	(void)revents;
-	watch_drain(w, w->routes, watch_route_cb);
-}
-
-static int watch_socket(int bus, const int *groups, unsigned n, struct mnl_socket **out)
-{
-	int size = WATCH_RCVBUF;
-
-	*out = mnl_socket_open2(bus, SOCK_CLOEXEC);
-	if (!*out || mnl_socket_bind(*out, 0, MNL_SOCKET_AUTOPID) < 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size))
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+	if (mnl_socket_bind(s->nl, 0, MNL_SOCKET_AUTOPID) < 0)
 		return -errno;
-	setsockopt(mnl_socket_get_fd(*out), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
-	for (unsigned i = 0; i < n; i++) {
-		int group = groups[i];
+	for (unsigned i = 0; i < groups; i++) {
+		int g = group[i];
 
-		if (mnl_socket_setsockopt(*out, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
+		if (mnl_socket_setsockopt(s->nl, NETLINK_ADD_MEMBERSHIP, &g, sizeof g) < 0)
 			return -errno;
 	}
-	return 0;
+	s->handle = loop_watch(s->w->loop, fd, watch_readable, s);
+	return s->handle < 0 ? s->handle : 0;
 }
 
-static int watch_dump_addresses(struct watch *w)
+static int watch_source_open(struct watch *w, unsigned source, int bus, mnl_cb_t message, const int *group, unsigned groups)
 {
-	uint8_t buf[256];
-	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
-	int rc;
+	struct watch_source *s = &w->source[source];
 
-	nlh->nlmsg_type = RTM_GETADDR;
-	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-	mnl_nlmsg_put_extra_header(nlh, sizeof(struct ifaddrmsg));
-	w->quiet = true;
-	rc = netlink_request(NETLINK_ROUTE, nlh, watch_route_cb, w);
-	w->quiet = false;
-	return rc;
+	s->w = w;
+	s->message = message;
+	s->nl = mnl_socket_open2(bus, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (!s->nl)
+		return -errno;
+	return watch_subscribe(s, group, groups);
+}
+
+/* A kernel without netfilter has no rules that could change: that is not an error. */
+static int watch_open_netfilter(struct watch *w)
+{
+	static const int rules[] = {NFNLGRP_NFTABLES}, conntrack[] = {NFNLGRP_CONNTRACK_DESTROY};
+	int rc = watch_source_open(w, SOURCE_RULES, NETLINK_NETFILTER, watch_rules_message, rules, ARRAY_SIZE(rules));
+
+	if (rc == -EPROTONOSUPPORT)
+		return 0;
+	if (rc)
+		return rc;
+	return watch_source_open(w, SOURCE_CONNTRACK, NETLINK_NETFILTER, watch_conntrack_message, conntrack,
+				 ARRAY_SIZE(conntrack));
 }
 
 int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
 {
-	static const int rules[] = {NFNLGRP_NFTABLES, NFNLGRP_CONNTRACK_DESTROY};
-	static const int routes[] = {RTNLGRP_LINK,	  RTNLGRP_NEIGH,	RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
-				     RTNLGRP_IPV4_ROUTE,  RTNLGRP_IPV6_ROUTE,	RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE};
+	static const int route[] = {RTNLGRP_LINK,	RTNLGRP_NEIGH,	    RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
+				    RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,	 RTNLGRP_IPV6_RULE,
+				    RTNLGRP_NEXTHOP};
 	struct watch *w = calloc(1, sizeof *w);
 	int rc;
 
 	if (!w)
 		return -ENOMEM;
 	w->loop = loop;
-	w->cb = cb;
-	w->ctx = ctx;
-	w->rules_watch = w->routes_watch = -1;
-	rc = watch_socket(NETLINK_NETFILTER, rules, ARRAY_SIZE(rules), &w->rules);
+	for (unsigned i = 0; i < SOURCES; i++)
+		w->source[i].handle = -1;
+	rc = watch_source_open(w, SOURCE_ROUTE, NETLINK_ROUTE, watch_route_message, route, ARRAY_SIZE(route));
 	if (!rc)
-		rc = watch_socket(NETLINK_ROUTE, routes, ARRAY_SIZE(routes), &w->routes);
+		rc = watch_open_netfilter(w);
 	if (!rc)
-		rc = watch_dump_addresses(w); /* after joining: nothing falls between */
-	if (!rc) {
-		w->rules_watch = loop_watch(loop, mnl_socket_get_fd(w->rules), watch_rules_readable, w);
-		w->routes_watch = loop_watch(loop, mnl_socket_get_fd(w->routes), watch_routes_readable, w);
-		rc = w->rules_watch < 0 ? w->rules_watch : w->routes_watch < 0 ? w->routes_watch : 0;
-	}
+		rc = watch_read_addresses(w);
 	if (rc) {
 		watch_close(w);
 		return rc;
 	}
+	w->cb = cb;
+	w->ctx = ctx;
 	*out = w;
 	return 0;
 }
 
 void watch_close(struct watch *w)
 {
-	if (w->rules_watch >= 0)
-		loop_unwatch(w->loop, w->rules_watch);
-	if (w->routes_watch >= 0)
-		loop_unwatch(w->loop, w->routes_watch);
-	if (w->rules)
-		mnl_socket_close(w->rules);
-	if (w->routes)
-		mnl_socket_close(w->routes);
+	if (!w)
+		return;
+	for (unsigned i = 0; i < SOURCES; i++) {
+		if (w->source[i].handle >= 0)
+			loop_unwatch(w->loop, w->source[i].handle);
+		if (w->source[i].nl)
+			mnl_socket_close(w->source[i].nl);
+	}
+	addresses_free(&w->local);
 	free(w);
 }
 
 bool watch_is_local(const struct watch *w, const struct ip_addr *a)
 {
-	for (uint32_t i = 0; i < w->addresses; i++)
-		if (ip_addr_equal(&w->address[i].addr, a))
-			return true;
-	return false;
+	return addresses_have(&w->local, a);
 }

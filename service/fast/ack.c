@@ -118,9 +118,10 @@ static void ack_duplicate(struct flow *f, struct rx_result *r)
 {
 	/* after a time-out only what was sent since is thought to be in the network */
 	uint32_t in_flight = f->flags & FLOW_LOSS ? (uint32_t)(f->snd_nxt - f->snd_una) : flow_in_flight(f);
+	uint32_t flight = f->flags & FLOW_RECOVERY ? f->recover - (uint32_t)f->snd_una : in_flight;
 
-	/* no more of them than segments are in flight: inflation cannot be forged */
-	if (f->dupacks < UINT8_MAX && (uint32_t)f->dupacks * f->mss < in_flight + f->mss * DUPACKS)
+	/* no more of them than segments were in flight: inflation cannot be forged */
+	if (f->dupacks < UINT8_MAX && (uint32_t)f->dupacks * f->mss < flight + f->mss * DUPACKS)
 		f->dupacks++;
 	r->action |= RX_SEND;
 	if (f->flags & FLOW_RECOVERY || f->dupacks != DUPACKS)

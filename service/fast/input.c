@@ -115,7 +115,7 @@ static void input_perform(struct fast_thread *t, struct flow *f, const struct in
 	}
 	if (r->action & RX_ACK_DUP)
 		tx_ack(t, f);
-	if (r->action & RX_ACK)
+	else if (r->action & RX_ACK)
 		f->flags |= FLOW_ACK_NOW;
 	if (r->action & RX_FAST_REXMIT)
 		f->flags |= FLOW_REXMIT_NOW;
@@ -139,9 +139,8 @@ static void input_segment(struct fast_thread *t, struct flow *f, const struct in
 		thread_count(t, CNT_DROP_CSUM, 1);
 		return;
 	}
-	if (unlikely(s->ecn == 3)) {
+	if (unlikely(s->ecn == 3))
 		thread_count(t, CNT_ECN_CE, 1);
-	}
 	if (unlikely(s->flags & TCP_URG))
 		thread_count(t, CNT_RX_URG, 1);
 	if (unlikely(fast_rx_ce_changes(f, s)) && s->seq == flow_rcv_nxt(f))

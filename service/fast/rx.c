@@ -188,6 +188,7 @@ static void rx_text(struct flow *f, const struct segment *s, const struct rx_env
 		r->counter = CNT_RX_OOO;
 	r->delivered = a.next - next;
 	f->rcv_end += r->delivered;
+	f->rcv_edge = MAX(f->rcv_edge, f->rcv_end); /* what rounding up the window field had added was used */
 	if (r->delivered)
 		r->action |= RX_NOTIFY;
 	rx_ack_policy(f, &a, env, r);
@@ -218,7 +219,7 @@ void fast_rx(struct flow *f, const struct segment *s, const struct rx_env *env, 
 	}
 	if (!fast_rx_ack(f, s, env, r))
 		return;
-	if (s->len && (f->flags & FLOW_ORPHAN)) { /* RFC 9293 3.6.1: a half-closed sequence: nobody will read it */
+	if (s->len && (f->flags & FLOW_ORPHAN)) { /* RFC 9293 3.6.1: data for nobody */
 		r->action |= RX_RESET;
 		return;
 	}

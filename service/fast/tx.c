@@ -139,7 +139,10 @@ void tx_ack(struct fast_thread *t, struct flow *f)
 	}
 }
 
-/* Nagle (RFC 9293 3.7.4) and cork: may the last, partial segment go? Never held: retransmissions and what FIN follows. */
+/*
+ * Nagle (RFC 9293 3.7.4) and cork: may the last, partial segment go? What was sent before and
+ * what a FIN follows is never held.
+ */
 static enum tx_why tx_partial(const struct flow *f)
 {
 	if (f->flags & FLOW_CLOSING || f->snd_nxt < f->snd_max)

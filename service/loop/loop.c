@@ -281,7 +281,7 @@ void loop_unwatch(struct loop *l, int handle)
 	if (!w->cb || handle != handle_make(w->gen, index))
 		return;
 	if (w->armed) {
-		/* The poll holds a reference to the file: a descriptor closed now is closed for its peer at the end of the turn. */
+		/* The poll holds the file: a descriptor closed now is closed for its peer when the turn ends. */
 		sqe = loop_sqe(l);
 		if (sqe) {
 			io_uring_prep_poll_remove(sqe, request_data(REQ_WATCH, w->gen, index));
@@ -400,7 +400,7 @@ int loop_stream_reads(struct loop *l, int fd, unsigned depth, size_t size, loop_
 	return 0;
 }
 
-/* Errors: a kernel without multishot reads gets single ones; other errors are told to the callback and tried again later. */
+/* A kernel without multishot reads gets single ones; other errors are told to the callback and tried again later. */
 static void stream_failed(struct loop *l, struct stream *st, int res)
 {
 	if (res == -ENOBUFS || res == -EAGAIN || res == -EINTR)
@@ -622,7 +622,7 @@ static void loop_complete(struct loop *l, const struct io_uring_cqe *cqe)
 	}
 }
 
-/* What was there when the turn began and what came meanwhile, but not for ever: the end-of-turn callbacks have to run. */
+/* Everything there is, but not for ever: the end-of-turn callbacks have to run. */
 static void loop_completions(struct loop *l)
 {
 	struct io_uring_cqe *cqe, copy;

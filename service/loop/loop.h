@@ -32,18 +32,21 @@ uint64_t loop_now_ns(const struct loop *l);
  */
 typedef void loop_poll_fn(void *ctx, int revents);
 int loop_watch(struct loop *l, int fd, loop_poll_fn *cb, void *ctx);
-void loop_unwatch(struct loop *l, int handle); /* may be called from within its own callback; never called again after */
+/* May be called from within its own callback, which is never called again after. */
+void loop_unwatch(struct loop *l, int handle);
 
 /*
- * Keep @depth reads of up to @size bytes in flight on @fd (the TAP), each into a buffer of
- * its own; @cb gets each frame in the order of completion and the buffer is read into again.
+ * Keep reading @fd (the TAP) into @depth buffers of up to @size bytes; @cb gets each frame, in
+ * the order of arrival, and the buffer is read into again when it returns. An error comes as
+ * @data NULL and @res -errno, and reading goes on 100 ms later.
  */
 typedef void loop_read_fn(void *ctx, const uint8_t *data, int res);
 int loop_stream_reads(struct loop *l, int fd, unsigned depth, size_t size, loop_read_fn *cb, void *ctx);
 /*
  * Queue a write of @len bytes (copied into a buffer of the loop's). Writes queued during one
- * turn are submitted together, in order of queuing. Returns 0, or -ENOBUFS when all buffers
- * are in flight. @failed, if not NULL, is increased by each write that fails later.
+ * turn are submitted together, in order of queuing; more than 4096 bytes are written at once,
+ * after what was queued before. Returns 0, -ENOBUFS when all buffers are in flight, -EMSGSIZE
+ * beyond 64 KiB. @failed, if not NULL, is increased by each write that fails later.
  */
 int loop_write(struct loop *l, int fd, const void *data, size_t len, uint64_t *failed);
 

@@ -10,6 +10,11 @@ struct bpf_flow {
 	__u32 flow_id; /* index into `words` */
 };
 
+/* Argument of the program word_clear. */
+struct bpf_word_clear {
+	__u32 flow_id;
+};
+
 #define NIC_XSK_MAX 64 /* receive queues */
 
 #endif

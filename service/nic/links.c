@@ -27,17 +27,20 @@
 static void link_xdp_why(struct why *why, const struct nic_info *info, int rc, bool native)
 {
 	if (rc == -EBUSY || rc == -EEXIST)
-		why_set(why, "%s: another XDP program is attached: remove it (ip link set %s xdp off), or use another interface",
+		why_set(why,
+			"%s: another XDP program is attached: remove it (ip link set %s xdp off), or use another "
+			"interface",
 			info->name, info->name);
 	else if (rc == -EPERM || rc == -EACCES)
 		why_set(why, "%s: not permitted to attach XDP: needs root, or CAP_NET_ADMIN and CAP_BPF", info->name);
 	else if (rc == -ERANGE)
-		why_set(why, "%s: the driver refuses XDP with this MTU (%u here; on a veth the peer's counts): lower it", info->name,
-			info->mtu);
+		why_set(why,
+			"%s: the driver refuses XDP with this MTU (%u here; on a veth the peer's counts): lower it",
+			info->name, info->mtu);
 	else if (native)
 		why_set(why,
-			"%s: the driver has no native XDP with its present settings (%s): try a smaller MTU and LRO off; "
-			"generic XDP serves only in exclusive mode",
+			"%s: the driver has no native XDP with its present settings (%s): try a smaller MTU "
+			"and LRO off; generic XDP serves only in exclusive mode",
 			info->name, strerror(-rc));
 	else
 		why_set(why, "%s: cannot attach XDP, neither native nor generic: %s", info->name, strerror(-rc));
@@ -118,12 +121,14 @@ int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool forc
 		}
 	}
 	if (rc == -EPERM || rc == -EACCES)
-		why_set(why, "%s: not permitted to attach tc programs: needs root, or CAP_NET_ADMIN and CAP_BPF", ifname);
+		why_set(why, "%s: not permitted to attach tc programs: needs root, or CAP_NET_ADMIN and CAP_BPF",
+			ifname);
 	else if (rc == -EEXIST || rc == -EBUSY)
 		why_set(why, "%s: a tc filter of another's has priority %d (tc filter show dev %s %s): move it", ifname,
 			TC_PRIORITY, ifname, egress ? "egress" : "ingress");
 	else
-		why_set(why, "%s: the kernel has neither TCX (6.6 on) nor clsact with BPF filters: %s", ifname, strerror(-rc));
+		why_set(why, "%s: the kernel has neither TCX (6.6 on) nor clsact with BPF filters: %s", ifname,
+			strerror(-rc));
 	return rc;
 }
 

@@ -33,8 +33,8 @@ struct nic {
 	struct steer_bpf *bpf;
 	int xdp_fd;
 	struct tc_attachment tc[TC_ATTACHMENTS];
-	int flows_fd, words_fd; /* words_fd: read-only */
-	_Atomic uint64_t *words;
+	int flows_fd, words_fd; /* the skeleton's */
+	const _Atomic uint64_t *words;
 	size_t words_size;
 	uint32_t max_flows;
 	uint32_t ports; /* opened */
@@ -85,8 +85,8 @@ static int nic_check(const struct nic_config *cfg, struct nic_info *info, struct
 		return -EMSGSIZE;
 	}
 	if (info->queues > NIC_XSK_MAX) {
-		why_set(why, "%s has %u receive queues; at most %u: reduce them (ethtool -L %s combined %u)", info->name,
-			info->queues, NIC_XSK_MAX, info->name, NIC_XSK_MAX);
+		why_set(why, "%s has %u receive queues; at most %u: reduce them (ethtool -L %s combined %u)",
+			info->name, info->queues, NIC_XSK_MAX, info->name, NIC_XSK_MAX);
 		return -E2BIG;
 	}
 	fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
@@ -154,33 +154,30 @@ static int nic_load(struct nic *n, const struct nic_config *cfg, struct why *why
 	return rc;
 }
 
-/* A second descriptor of the map, for applications: nothing but reading is possible through it. */
+/*
+ * Applications map the array too. A read-only descriptor cannot be mapped (the kernel wants
+ * VM_SHARED, which it takes from mappings of files not open for writing), so the map is
+ * frozen: through any descriptor, user space can only read it.
+ */
 static int nic_words_open(struct nic *n, struct why *why)
 {
-	LIBBPF_OPTS(bpf_get_fd_by_id_opts, opts, .open_flags = BPF_F_RDONLY);
-	int fd = bpf_map__fd(n->bpf->maps.words), rc;
+	int fd = bpf_map__fd(n->bpf->maps.words), rc = bpf_map_freeze(fd);
 	long page = sysconf(_SC_PAGESIZE);
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof info;
 	void *mem;
 
+	if (rc) {
+		why_set(why, "cannot freeze the BPF array of flow words: %s", strerror(-rc));
+		return rc;
+	}
 	n->words_size = ((size_t)n->max_flows * sizeof(uint64_t) + (size_t)page - 1) & ~((size_t)page - 1);
-	mem = mmap(NULL, n->words_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	mem = mmap(NULL, n->words_size, PROT_READ, MAP_SHARED, fd, 0);
 	if (mem == MAP_FAILED) {
 		rc = -errno;
 		why_set(why, "cannot map the BPF array of flow words: %s", strerror(-rc));
 		return rc;
 	}
 	n->words = mem;
-	rc = bpf_obj_get_info_by_fd(fd, &info, &len);
-	if (!rc)
-		rc = bpf_map_get_fd_by_id_opts(info.id, &opts);
-	if (rc < 0) {
-		why_set(why, "cannot open the BPF array of flow words for reading%s: %s",
-			rc == -EPERM ? " (needs root or CAP_SYS_ADMIN)" : "", strerror(-rc));
-		return rc;
-	}
-	n->words_fd = rc;
+	n->words_fd = fd;
 	return 0;
 }
 
@@ -231,7 +228,8 @@ static int nic_open_ports(struct nic *n, const struct nic_config *cfg, struct wh
 		n->info.zerocopy &= zerocopy;
 		rc = bpf_map_update_elem(xsks, &q, &n->port[q].fd, BPF_ANY);
 		if (rc) {
-			why_set(why, "%s: cannot give queue %u to its AF_XDP socket: %s", n->info.name, q, strerror(-rc));
+			why_set(why, "%s: cannot give queue %u to its AF_XDP socket: %s", n->info.name, q,
+				strerror(-rc));
 			return rc;
 		}
 	}
@@ -289,10 +287,8 @@ void nic_close(struct nic *n)
 	for (uint32_t q = 0; q < n->ports; q++)
 		port_close(&n->port[q]);
 	free(n->port);
-	if (n->words_fd >= 0)
-		close(n->words_fd);
 	if (n->words)
-		munmap(n->words, n->words_size);
+		munmap((void *)(uintptr_t)n->words, n->words_size);
 	steer_bpf__destroy(n->bpf);
 	free(n);
 }
@@ -334,7 +330,10 @@ uint64_t nic_word_read(const struct nic *n, uint32_t flow_id)
 
 void nic_word_clear(struct nic *n, uint32_t flow_id)
 {
-	/* before the flow is in the map: nobody adds */
-	if (flow_id < n->max_flows)
-		atomic_store_explicit(&n->words[flow_id], 0, memory_order_release);
+	struct bpf_word_clear args = {.flow_id = flow_id};
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &args, .ctx_size_in = sizeof args);
+
+	/* mostly zero already; and called before the flow is in the map: nobody adds */
+	if (nic_word_read(n, flow_id))
+		bpf_prog_test_run_opts(bpf_program__fd(n->bpf->progs.word_clear), &opts);
 }

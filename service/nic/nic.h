@@ -59,7 +59,10 @@ const struct nic_info *nic_get_info(const struct nic *n);
 int nic_flow_add(struct nic *n, const struct flow_key *key, uint32_t flow_id);
 int nic_flow_del(struct nic *n, const struct flow_key *key);
 
-/* Descriptor of the words map, read-only, for applications. Owned by @n. */
+/*
+ * Descriptor of the words map, for applications: mmap(PROT_READ, MAP_SHARED) is all it
+ * allows, because the map is frozen. Owned by @n.
+ */
 int nic_words_fd(const struct nic *n);
 uint64_t nic_word_read(const struct nic *n, uint32_t flow_id);
 void nic_word_clear(struct nic *n, uint32_t flow_id);
@@ -82,7 +85,7 @@ uint32_t port_rx(struct port *p, struct frame *out, uint32_t max);
 void port_rx_release(struct port *p, uint32_t n);
 bool port_rx_ready(const struct port *p);
 
-/* A free frame buffer to build into (room for port_frame_size() bytes), or NULL: the ring is full. At most one at a time. */
+/* A free frame buffer of port_frame_size() bytes to build into, or NULL: the ring is full. At most one at a time. */
 uint8_t *port_tx_begin(struct port *p);
 /* Queue the buffer given by port_tx_begin(): sent at the next port_flush(). */
 void port_tx_commit(struct port *p, uint32_t len);

@@ -10,15 +10,17 @@
  */
 #include <errno.h>
 #include <linux/if_xdp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "service/nic/internal.h"
 
 #define KICKS_MAX 4 /* per flush; a copy-mode kick sends 32 frames or the whole budget */
+#define BUSY_TRIES 50
+#define BUSY_WAIT_US 20000
 #define FRAMES_MIN 128u
 #define FRAMES_MAX 65536u
 
@@ -33,7 +35,8 @@ static void port_open_why(struct why *why, const struct nic_info *info, uint32_t
 {
 	switch (rc) {
 	case -EBUSY:
-		why_set(why, "%s: queue %u is in use by another AF_XDP socket: stop that program first", info->name, queue);
+		why_set(why, "%s: queue %u is in use by another AF_XDP socket: stop that program first", info->name,
+			queue);
 		break;
 	case -EPERM:
 	case -EACCES:
@@ -44,8 +47,9 @@ static void port_open_why(struct why *why, const struct nic_info *info, uint32_t
 		break;
 	case -ENOBUFS:
 	case -ENOMEM:
-		why_set(why, "%s: no memory for the %s of queue %u: raise the memory-lock limit, or configure fewer frames",
-			info->name, "frame pool", queue);
+		why_set(why,
+			"%s: no memory for the frames of queue %u: raise the memory-lock limit, or configure fewer",
+			info->name, queue);
 		break;
 	default:
 		why_set(why, "%s: cannot open an AF_XDP socket on queue %u: %s", info->name, queue, strerror(-rc));
@@ -87,6 +91,26 @@ static int port_socket_open(struct port *p, const struct nic_info *info, uint32_
 	return 0;
 }
 
+/*
+ * Zero copy if wanted and possible, else copy mode. The kernel lets go of a closed socket's
+ * queue a moment later, so a service that is started again may find it busy for a while.
+ */
+static int port_socket_open_any(struct port *p, const struct nic_info *info, uint32_t queue, bool *zerocopy)
+{
+	bool try_zerocopy = *zerocopy;
+	int rc = -EBUSY;
+
+	for (int i = 0; i < BUSY_TRIES && rc == -EBUSY; i++) {
+		if (i)
+			usleep(BUSY_WAIT_US);
+		rc = try_zerocopy ? port_socket_open(p, info, queue, XDP_ZEROCOPY) : -EOPNOTSUPP;
+		*zerocopy = !rc;
+		if (rc && rc != -EBUSY && rc != -EPERM)
+			rc = port_socket_open(p, info, queue, XDP_COPY);
+	}
+	return rc;
+}
+
 /* All receive frames into the fill ring, all transmit frames onto the stack. */
 static void port_frames_init(struct port *p)
 {
@@ -105,7 +129,7 @@ static void port_frames_init(struct port *p)
 int port_open(struct port *p, const struct nic_info *info, uint32_t queue, uint32_t frames, bool *zerocopy,
 	      struct why *why)
 {
-	int rc = -EOPNOTSUPP, budget;
+	int rc, budget;
 
 	memset(p, 0, sizeof *p);
 	if (frames < FRAMES_MIN || frames > FRAMES_MAX || (frames & (frames - 1))) {
@@ -116,16 +140,13 @@ int port_open(struct port *p, const struct nic_info *info, uint32_t queue, uint3
 	p->frame_size = info->mtu + PORT_FRAME_RESERVE <= PORT_FRAME_SMALL ? PORT_FRAME_SMALL : PORT_FRAME_LARGE;
 	p->umem_size = (size_t)frames * p->frame_size;
 	p->tx_free = calloc(frames / 2, sizeof *p->tx_free);
-	p->umem_area = mmap(NULL, p->umem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	p->umem_area =
+		mmap(NULL, p->umem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (!p->tx_free || p->umem_area == MAP_FAILED) {
 		rc = -ENOMEM;
 		goto fail;
 	}
-	if (*zerocopy)
-		rc = port_socket_open(p, info, queue, XDP_ZEROCOPY);
-	*zerocopy = !rc;
-	if (rc && rc != -EBUSY && rc != -EPERM)
-		rc = port_socket_open(p, info, queue, XDP_COPY);
+	rc = port_socket_open_any(p, info, queue, zerocopy);
 	if (rc)
 		goto fail;
 	budget = (int)frames / 2;

@@ -14,6 +14,9 @@
  * half, segments with payload in the low half. It runs within close(2) of the kernel
  * socket, so the word is set before close() returns.
  *
+ * `words` is frozen after load: applications get its descriptor, and neither they nor the
+ * service can write to it but through these programs (word_clear is the service's).
+ *
  * Entries of `flows` are made by the service only, never from the wire.
  */
 #include <linux/bpf.h>
@@ -284,6 +287,20 @@ int tc_ingress_tap(struct __sk_buff *skb)
 {
 	(void)skb;
 	return bpf_redirect(nic_ifindex, BPF_F_INGRESS);
+}
+
+/* ---- the service's own use ---- */
+
+/* Run by the service: the map is frozen, so that programs are the only writers. */
+SEC("syscall")
+int word_clear(struct bpf_word_clear *args)
+{
+	__u32 id = args->flow_id;
+	__u64 *word = bpf_map_lookup_elem(&words, &id);
+
+	if (word)
+		*word = 0;
+	return 0;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -239,6 +239,7 @@ class Lab:
         self.addr = "10.77.%d.1" % self.n
         self.sources = ["10.77.%d.2" % self.n, "10.77.%d.3" % self.n]
         self.config = dict(config or {})
+        self.service_flags = ["-d"]
         self.procs = []
         self.hosts = []
         self.service = None
@@ -319,13 +320,13 @@ class Lab:
     def env(self, **more):
         return dict(os.environ, TAPAS_SOCKET=self.socket_path, **more)
 
-    def start_service(self, extra=None):
+    def start_service(self, extra=None, wrap=()):
         if not os.path.exists(os.path.join(BUILD, "tapasd")):
             raise AssertionError("%s/tapasd is missing: run make first" % BUILD)
         path = self.write_config(extra)
         with open(self.log_path, "a") as log:
-            self.service = self.server.popen([os.path.join(BUILD, "tapasd"), "-d", "-c", path], stdout=log,
-                                             stderr=log)
+            self.service = self.server.popen([*wrap, os.path.join(BUILD, "tapasd"), *self.service_flags, "-c", path],
+                                             stdout=log, stderr=log)
 
         def ready():
             if self.service.poll() is not None:
@@ -408,7 +409,7 @@ class Lab:
     def _await_text(p, text, timeout):
         got = b""
         end = time.monotonic() + timeout
-        while text.encode() not in got:
+        while text.encode() not in got or not got.endswith(b"\n"):
             left = end - time.monotonic()
             if left <= 0 or not select.select([p.stdout], [], [], left)[0]:
                 raise AssertionError("no %r from %s within %.1f s: %r" % (text, p.args, timeout, got))
@@ -418,8 +419,9 @@ class Lab:
             got += more
         return got.decode(errors="replace")
 
-    def _drain(self, p):
-        """Programs that talk a lot must not block on their pipe."""
+    @staticmethod
+    def discard_output(p):
+        """A program that talks a lot must not block on its pipe."""
         def body():
             while p.stdout.read(65536):
                 pass

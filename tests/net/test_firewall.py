@@ -145,6 +145,8 @@ class Conversation:
     def _server(self):
         for line in self.server.stdout:
             f = line.decode().split()
+            if len(f) < 3:
+                continue
             if f[0] == "R" and f[2] != "eof":
                 self.at_server.append((float(f[1]), bytes.fromhex(f[2])))
             elif f[0] == "E":

@@ -157,11 +157,19 @@ static bool receive(struct flow *f)
 	return n > 0;
 }
 
+static void tell_space(struct flow *f)
+{
+	struct ipc_slot *s = &f->c->shm->slot[f->slot];
+
+	atomic_thread_fence(memory_order_seq_cst);
+	if ((atomic_load(&s->want) & IPC_WANT_SPACE) && atomic_load(&s->snd_end) - f->snd_sent <= BUF - BUF / 3)
+		notify(f->c, f->slot);
+}
+
 static bool transmit(struct flow *f)
 {
 	struct ipc_slot *s = &f->c->shm->slot[f->slot];
 	uint64_t end = atomic_load(&s->snd_end), at = f->snd_sent % BUF;
-	bool was_full = end - f->snd_sent > BUF - BUF / 3;
 	ssize_t n;
 
 	if (end == f->snd_sent || f->failed)
@@ -179,9 +187,7 @@ static bool transmit(struct flow *f)
 	tx_bytes += (uint64_t)n;
 	f->snd_sent += (uint64_t)n;
 	atomic_store(&s->snd_acked, f->snd_sent);
-	if ((atomic_load(&s->want) & IPC_WANT_SPACE) && was_full &&
-	    atomic_load(&s->snd_end) - f->snd_sent <= BUF - BUF / 3)
-		notify(f->c, f->slot);
+	tell_space(f);
 	return true;
 }
 
@@ -279,16 +285,26 @@ static void client_new(void)
 	memset(c->context_fd, -1, sizeof(c->context_fd));
 }
 
+static void dirty(struct client *c, uint32_t slot)
+{
+	for (struct flow *f = flows; f < flows + nflows; f++)
+		if (f->c == c && f->slot == slot && f->answered)
+			tell_space(f);
+}
+
 /* Everything once. Returns true if something moved. */
 static bool turn(void)
 {
 	bool moved = false;
 
 	for (struct client *c = clients; c < clients + CLIENTS; c++) {
-		uint32_t out[64], cursor = 0;
+		uint32_t out[64], cursor = 0, n = 64;
 
-		while (c->shm && bell_take(&c->shm->dirty[0], out, 64, &cursor) == 64)
-			;
+		while (c->shm && n == 64) {
+			n = bell_take(&c->shm->dirty[0], out, 64, &cursor);
+			for (uint32_t i = 0; i < n; i++)
+				dirty(c, out[i]);
+		}
 	}
 	for (struct flow *f = flows; f < flows + nflows; f++) {
 		bool closed, sent;

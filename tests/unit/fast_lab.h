@@ -218,6 +218,7 @@ static inline struct lab_host *lab_open(void)
 static inline void lab_install(struct lab_host *h, const struct flow_init *i, uint64_t now_ns)
 {
 	h->init = *i;
+	atomic_store(&h->slot->opts, i->opts); /* the application's own word */
 	lab_command(h, CMD_INSTALL, i, sizeof *i);
 	thread_turn(h->t, now_ns);
 	assert_int_equal(IPC_STATE(atomic_load(&h->slot->status)), IPC_FAST);
@@ -284,13 +285,14 @@ struct lab_seg {
 	bool no_ts, bad_sum;
 };
 
-static inline void lab_send(struct lab_host *h, struct lab_seg g)
+/* Build it into @frame (LAB_FRAME bytes); returns its length. */
+static inline uint32_t lab_build(struct lab_host *h, struct lab_seg g, uint8_t *frame)
 {
 	struct wire_template t = h->init.tmpl;
 	struct wire_segment w = {.seq = h->init.rcv_base + g.seq, .ack = h->init.snd_base + g.ack,
 				 .flags = g.flags ? g.flags : TCP_ACK, .ecn = g.ecn, .window = g.window,
 				 .has_ts = h->init.ts && !g.no_ts, .tsval = g.tsval ? g.tsval : 5001, .tsecr = g.tsecr};
-	uint8_t frame[LAB_FRAME], payload[LAB_FRAME];
+	uint8_t payload[LAB_FRAME];
 	uint32_t hdr;
 
 	t.key.local = h->init.tmpl.key.remote;
@@ -303,7 +305,15 @@ static inline void lab_send(struct lab_host *h, struct lab_seg g)
 	wire_build(frame, &t, &w, g.len, csum_copy(0, frame + hdr, payload, g.len));
 	if (g.bad_sum)
 		frame[hdr - 1 + (g.len != 0)] ^= 0x55;
-	assert_true(lab_arrive(&h->nic.port, frame, hdr + g.len));
+	return hdr + g.len;
+}
+
+static inline void lab_send(struct lab_host *h, struct lab_seg g)
+{
+	uint8_t frame[LAB_FRAME];
+	uint32_t len = lab_build(h, g, frame);
+
+	assert_true(lab_arrive(&h->nic.port, frame, len));
 }
 
 /* The oldest frame that @h sent, parsed as its peer would; false: none. */

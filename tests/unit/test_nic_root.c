@@ -300,7 +300,8 @@ static bool clean(void)
 
 	assert_int_equal(bpf_xdp_query_id(nica_ifindex, 0, &id), 0);
 	return !id && !attached(nica_ifindex, 47) && !attached(tap_ifindex, 46) && !attached(tap_ifindex, 47) &&
-	       !system("test -z \"$(tc filter show dev nica egress)$(tc filter show dev nictap ingress)$(tc filter show dev nictap egress)\"");
+	       !system("test -z \"$(tc filter show dev nica egress)$(tc filter show dev nictap ingress)$(tc filter "
+		       "show dev nictap egress)\"");
 }
 
 #define ROOT_ONLY()                                                                                                    \
@@ -324,6 +325,25 @@ static void test_probe(void **state)
 	assert_memory_equal(info.mac, mac_a, 6);
 	assert_int_equal(nic_probe("nic-none", &info), -ENODEV);
 	assert_int_equal(nic_probe("lo", &info), -EAFNOSUPPORT);
+}
+
+static void test_refused_without_privileges(void **state)
+{
+	struct nic_config cfg = {.ifname = "nica", .tap_ifindex = tap_ifindex, .max_flows = FLOWS};
+	struct nic *n = NULL;
+	int status, rc;
+	pid_t pid;
+
+	ROOT_ONLY();
+	pid = fork();
+	if (!pid) {
+		rc = setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534);
+		rc = rc ? rc : nic_open(&cfg, &n, why, sizeof why);
+		print_message("%s\n", why);
+		_exit(rc != -EPERM);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 }
 
 static void test_refusals(void **state)
@@ -354,8 +374,17 @@ static void test_refusals(void **state)
 	sh("ip link set nica mtu 1500 && ip link set nicb mtu 9000");
 	assert_true(nic_open(&cfg, &n, why, sizeof why) < 0);
 	print_message("%s\n", why);
-	sh("ip link set nicb mtu 1500");
 	assert_null(n);
+	/* generic XDP does in exclusive mode, if allowed */
+	cfg.mode = NIC_EXCLUSIVE;
+	cfg.allow_generic = true;
+	assert_int_equal(nic_open(&cfg, &n, why, sizeof why), 0);
+	assert_false(nic_get_info(n)->native);
+	send_on(sock_b, &(struct spec){.src = 1, .dst = 2, .flags = ACK, .tag = 60});
+	assert_true(port_gets(n, 60));
+	nic_close(n);
+	sh("ip link set nicb mtu 1500");
+	assert_true(clean());
 }
 
 static void test_shared_receive(void **state)
@@ -422,7 +451,8 @@ static void test_receive_many(void **state)
 			send_on(sock_b, &(struct spec){.src = 4000, .dst = 80, .flags = ACK, .payload = 1400});
 		for (int tries = 0; tries < 100 && got < 50u * (uint32_t)(i + 1); tries++) {
 			struct frame f[16];
-			uint32_t q = (uint32_t)tries % 2, r = port_rx(nic_port(n, q), f, 16), r2 = port_rx(nic_port(n, q), f, 3);
+			uint32_t q = (uint32_t)tries % 2, r = port_rx(nic_port(n, q), f, 16),
+				 r2 = port_rx(nic_port(n, q), f, 3);
 
 			for (uint32_t x = 0; x < r2; x++)
 				assert_int_equal(f[x].len, 1454);
@@ -538,7 +568,8 @@ static void egress_and_inject(bool clsact)
 	}
 	nic_word_clear(n, 5);
 	assert_int_equal(nic_word_read(n, 5), 0);
-	s = (struct spec){.v6 = true, .src = 80, .dst = 4000, .from_a = true, .flags = FIN | ACK, .payload = 3, .tag = 20};
+	s = (struct spec){
+		.v6 = true, .src = 80, .dst = 4000, .from_a = true, .flags = FIN | ACK, .payload = 3, .tag = 20};
 	send_on(sock_a, &s);
 	assert_int_equal(nic_word_read(n, 6), WORD_FIN + 1);
 	assert_true(arrived(tap_fd, 20));
@@ -599,9 +630,14 @@ static void test_exclusive(void **state)
 	assert_true(clean());
 }
 
-/* An unprivileged process reads the words through the descriptor it was given, and can do nothing else with it. */
-static int words_child(int fd)
+/*
+ * An unprivileged process reads the words through the descriptor it was given, and can do
+ * nothing else with it. The service without privileges can still do its work.
+ */
+static int words_child(struct nic *n)
 {
+	struct flow_key k = key_of(true, 1, 2);
+	int fd = nic_words_fd(n);
 	uint64_t v = 1;
 	uint32_t i = 2;
 	const uint64_t *w;
@@ -619,7 +655,10 @@ static int words_child(int fd)
 		return 5;
 	if (!bpf_map_update_elem(fd, &i, &v, BPF_ANY))
 		return 6;
-	return 0;
+	nic_word_clear(n, 2);
+	if (w[2])
+		return 7;
+	return nic_flow_add(n, &k, 1) || nic_flow_del(n, &k) ? 8 : 0;
 }
 
 static void test_words_descriptor(void **state)
@@ -635,7 +674,7 @@ static void test_words_descriptor(void **state)
 	send_on(sock_a, &(struct spec){.src = 80, .dst = 4000, .from_a = true, .flags = FIN, .tag = 40});
 	pid = fork();
 	if (!pid)
-		_exit(words_child(nic_words_fd(n)));
+		_exit(words_child(n));
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(WEXITSTATUS(status), 0);
 	nic_close(n);
@@ -688,6 +727,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_probe),
 		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_refused_without_privileges),
 		cmocka_unit_test(test_shared_receive),
 		cmocka_unit_test(test_receive_many),
 		cmocka_unit_test(test_transmit),

@@ -35,6 +35,7 @@
 #define PERIOD 16381   /* prime, so that a server's power-of-two ring bug shows */
 #define HBUF 8192      /* longest HTTP response header */
 #define INF (UINT64_MAX / 2)
+#define XL_TXMD_CHECKSUM (1 << 1) /* xsk_tx_metadata.flags */
 
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16 };
 enum { CLOSED, SYNSENT, ESTAB };

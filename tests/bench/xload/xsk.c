@@ -24,7 +24,6 @@
 #define XL_MAX_TX_SKB_BUDGET 9    /* SOL_XDP option of Linux >= 6.17, ignored where absent */
 #define XL_UMEM_TX_METADATA_LEN (1 << 2)
 #define XL_TX_METADATA (1 << 1)   /* xdp_desc.options */
-#define XL_TXMD_CHECKSUM (1 << 1) /* xsk_tx_metadata.flags */
 
 /* The XDP program, assembled by hand: TCP over IPv4 to one of our addresses, ARP for
  * one of our addresses and frames of RAWTYPE go to the socket, all else to the kernel. */

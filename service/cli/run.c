@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * `tapas run`: puts the library into LD_PRELOAD and becomes the command. What can't be
+ * accelerated (no service, static or set-user-id program) is said in one line, and the command
+ * runs all the same.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "service/base/compiler.h"
+#include "service/cli/cli.h"
+#include "service/ipc/msg.h"
+
+#define LIBRARY "libtapas-preload.so"
+#ifndef LIBDIR
+#define LIBDIR "/usr/local/lib"
+#endif
+
+/* Beside the program (a build tree), where `make install` puts it, or the system's places. */
+static const char *run_library(void)
+{
+	static char path[PATH_MAX];
+	static const char *const places[] = {LIBDIR "/" LIBRARY, "/usr/local/lib/" LIBRARY, "/usr/lib/" LIBRARY,
+					     "/usr/lib/x86_64-linux-gnu/" LIBRARY};
+	ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof LIBRARY - 1);
+	char *slash;
+
+	if (n > 0) {
+		path[n] = 0;
+		slash = strrchr(path, '/');
+		strcpy(slash + 1, LIBRARY);
+		if (access(path, R_OK) == 0)
+			return path;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
+		if (access(places[i], R_OK) == 0)
+			return places[i];
+	return NULL;
+}
+
+/* The file execvp() will run, as far as it can be told. */
+static const char *run_find(const char *command)
+{
+	static char path[PATH_MAX];
+	const char *dirs = getenv("PATH");
+
+	if (strchr(command, '/'))
+		return command;
+	for (const char *d = dirs ? dirs : "/usr/bin:/bin"; *d;) {
+		size_t len = strcspn(d, ":");
+
+		snprintf(path, sizeof path, "%.*s/%s", (int)len, d, command);
+		if (access(path, X_OK) == 0)
+			return path;
+		d += len + (d[len] == ':');
+	}
+	return NULL;
+}
+
+static bool elf_has_interpreter(int fd, const Elf64_Ehdr *eh)
+{
+	for (unsigned i = 0; i < eh->e_phnum && i < 128; i++) {
+		Elf64_Phdr ph;
+
+		if (pread(fd, &ph, sizeof ph, (off_t)(eh->e_phoff + i * sizeof ph)) != sizeof ph)
+			return true; /* not for us to judge */
+		if (ph.p_type == PT_INTERP)
+			return true;
+	}
+	return false;
+}
+
+/* Why a library can't be loaded into the file, or NULL. */
+static const char *run_obstacle(const char *file)
+{
+	Elf64_Ehdr eh;
+	struct stat st;
+	const char *why = NULL;
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0 && (st.st_mode & (S_ISUID | S_ISGID)) && geteuid() != 0)
+		why = "it is set-user-id or set-group-id";
+	else if (pread(fd, &eh, sizeof eh, 0) == sizeof eh && !memcmp(eh.e_ident, ELFMAG, SELFMAG) &&
+		 eh.e_ident[EI_CLASS] == ELFCLASS64 && !elf_has_interpreter(fd, &eh))
+		why = "it is statically linked";
+	close(fd);
+	return why;
+}
+
+static int run_preload(void)
+{
+	const char *library = run_library(), *old = getenv("LD_PRELOAD");
+	char value[2 * PATH_MAX];
+
+	if (!library) {
+		cli_error("%s is not installed beside tapas or in %s: running on plain Linux", LIBRARY, LIBDIR);
+		return 0;
+	}
+	snprintf(value, sizeof value, "%s%s%s", library, old && old[0] ? ":" : "", old ? old : "");
+	return setenv("LD_PRELOAD", value, 1);
+}
+
+/* Say so now if nothing will be accelerated; the library itself is silent about it. */
+static void run_check_service(void)
+{
+	const char *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
+	int fd = ipc_connect(path);
+
+	if (fd >= 0)
+		close(fd);
+	else
+		cli_error("%s: %s: no service, running on plain Linux", path, strerror(-fd));
+}
+
+int cli_run(int argc, char **argv)
+{
+	const char *file, *why;
+	int at = 1;
+
+	if (at < argc && !strcmp(argv[at], "-v")) {
+		setenv("TAPAS_VERBOSE", "1", 1);
+		at++;
+	}
+	if (at < argc && !strcmp(argv[at], "--"))
+		at++;
+	if (at >= argc || (argv[at][0] == '-' && at == 1)) {
+		cli_error("usage: tapas run [-v] COMMAND [ARGUMENT...]");
+		return CLI_USAGE;
+	}
+	file = run_find(argv[at]);
+	why = file ? run_obstacle(file) : NULL;
+	if (why) {
+		cli_error("%s cannot be accelerated: %s; running on plain Linux", argv[at], why);
+	} else {
+		run_check_service();
+		if (run_preload()) {
+			cli_error("no memory for the environment");
+			return CLI_FAILED;
+		}
+	}
+	execvp(argv[at], argv + at);
+	cli_error("%s: %s", argv[at], strerror(errno));
+	return errno == ENOENT ? 127 : 126;
+}

@@ -1,0 +1,291 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# What tapas does, shown on two hosts that are network namespaces of this machine: Linux's firewall decides, the
+# service carries the bytes, and nothing is left behind. Needs root; takes about a minute.
+#   demo.sh        BUILD=DIR: where tapasd and tapas are (default: build/ of this tree)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+BUILD=${BUILD:-$here/../build}
+id=$$
+S=tapasdemo${id}s C=tapasdemo${id}c     # the host with the service, and its clients
+L=tapasdemo${id}l K=tapasdemo${id}k     # the same two without the service, to compare
+NET=10.78.1
+SERVER=$NET.1 GOOD=$NET.2 BAD=$NET.3
+ROUNDS=${ROUNDS:-3} REQUESTS=${REQUESTS:-100000}
+tmp=$(mktemp -d /tmp/tapas-demo.XXXXXX)
+chmod 755 "$tmp"
+export TAPAS_SOCKET=$tmp/tapasd.sock
+pids=() bad=0
+cpus=$(nproc) server_cpu=1
+[ "$cpus" -gt 1 ] || server_cpu=0
+
+if [ -t 1 ]; then bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' dim=$'\e[2m' off=$'\e[0m'; else bold='' green='' red='' dim='' off=''; fi
+say() { printf '%s\n' "$*"; }
+step() { printf '\n%s%s%s\n' "$bold" "$*" "$off"; }
+show() { printf '%s  $ %s%s\n' "$dim" "$*" "$off"; }
+good() { printf '  %sok%s  %s\n' "$green" "$off" "$*"; }
+fail() {
+	bad=$((bad + 1))
+	printf '  %sNO%s  %s\n' "$red" "$off" "$*"
+}
+quote() { sed 's/^/      /'; }
+
+in_ns() { ip netns exec "$@"; }
+
+cleanup() {
+	local p ns
+	trap - EXIT INT TERM HUP
+	for p in "${pids[@]}"; do kill "$p" 2>/dev/null; done
+	sleep 0.3
+	for ns in "$S" "$C" "$L" "$K"; do
+		for p in $(ip netns pids "$ns" 2>/dev/null); do kill -9 "$p" 2>/dev/null; done
+	done
+	wait 2>/dev/null
+	for ns in "$S" "$C" "$L" "$K"; do ip netns del "$ns" 2>/dev/null; done
+	rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# A background program of the demo: spawn NAMESPACE LOG COMMAND...; its id is in $spawned.
+spawn() {
+	local ns=$1 log=$2
+	shift 2
+	ip netns exec "$ns" "$@" >"$log" 2>&1 </dev/null &
+	spawned=$!
+	pids+=("$spawned")
+}
+
+# until_true SECONDS COMMAND...
+until_true() {
+	local n=$(($1 * 20))
+	shift
+	while ! "$@" >/dev/null 2>&1; do
+		n=$((n - 1))
+		[ $n -gt 0 ] || return 1
+		sleep 0.05
+	done
+}
+
+pair() { # pair SERVER_NS CLIENT_NS
+	ip netns add "$1" && ip netns add "$2" || exit 1
+	ip link add nic0 netns "$1" type veth peer name peer0 netns "$2" || exit 1
+	in_ns "$1" ethtool -K nic0 tx off tso off gso off gro off >/dev/null 2>&1
+	in_ns "$2" ethtool -K peer0 tx off tso off gso off gro off >/dev/null 2>&1
+	in_ns "$1" tc qdisc replace dev nic0 root pfifo limit 10000
+	in_ns "$2" tc qdisc replace dev peer0 root pfifo limit 10000
+	ip -n "$1" link set lo up
+	ip -n "$1" link set nic0 up
+	ip -n "$2" link set peer0 up
+	ip -n "$1" addr add $SERVER/24 dev nic0
+	ip -n "$2" addr add $GOOD/24 dev peer0
+	ip -n "$2" addr add $BAD/24 dev peer0
+	# on veth the receive work runs on the sender's core; a fair kernel server gets it on its own (RPS)
+	in_ns "$1" sh -c "printf '%x' $((1 << server_cpu)) > /sys/class/net/nic0/queues/rx-0/rps_cpus"
+}
+
+firewall() { # policy: drop; redis for one client only
+	in_ns "$1" nft -f - <<RULES
+table inet demo {
+	chain input {
+		type filter hook input priority 0; policy drop;
+		iif "lo" accept
+		ip saddr $GOOD tcp dport 6379 counter accept
+		ip saddr $GOOD icmp type echo-request accept
+	}
+}
+RULES
+}
+
+# tcp_try SOURCE: a client that connects from SOURCE and asks redis for a PONG
+tcp_try() {
+	in_ns "$C" timeout 5 python3 - "$1" "$SERVER" <<'PY'
+import socket, sys
+s = socket.socket()
+s.settimeout(1)
+s.bind((sys.argv[1], 0))
+try:
+    s.connect((sys.argv[2], 6379))
+    s.sendall(b"PING\r\n")
+    print("connected, and the server says", s.recv(64).decode().strip())
+except OSError as e:
+    print("no answer: %s" % e)
+    sys.exit(1)
+PY
+}
+
+start_service() { # start_service MODE
+	cat >"$tmp/tapas.conf" <<CONF
+[service]
+interface = nic0
+mode = $1
+socket = $TAPAS_SOCKET
+group =
+CONF
+	[ "$1" = shared ] || printf '[exclusive]\ntap = tapas0\naddress = %s/24\n' $SERVER >>"$tmp/tapas.conf"
+	spawn "$S" "$tmp/tapasd.log" taskset -c $server_cpu "$BUILD/tapasd" -c "$tmp/tapas.conf"
+	service=$spawned
+	if ! until_true 5 in_ns "$S" "$BUILD/tapas" status; then
+		fail "tapasd did not start:"
+		quote <"$tmp/tapasd.log"
+		exit 1
+	fi
+}
+
+start_redis() { # start_redis NAMESPACE [tapas run]
+	local ns=$1
+	shift
+	spawn "$ns" "$tmp/redis-$ns.log" taskset -c $server_cpu "$@" redis-server --port 6379 --bind $SERVER --save "" \
+		--appendonly no --protected-mode no
+	redis=$spawned
+	if ! until_true 10 grep -q "Ready to accept" "$tmp/redis-$ns.log"; then
+		fail "redis-server did not start:"
+		tail -5 "$tmp/redis-$ns.log" | quote
+		exit 1
+	fi
+}
+
+stop() { # stop PID: and wait until it is gone
+	kill "$1" 2>/dev/null
+	wait "$1" 2>/dev/null
+}
+
+bench() { # bench CLIENT_NS -> "SET GET" requests per second
+	in_ns "$1" taskset -c 0 redis-benchmark -h $SERVER -t set,get -n "$REQUESTS" -c 50 --csv 2>/dev/null |
+		awk -F'"' '/^"(SET|GET)"/ { printf "%d ", $4 }'
+}
+
+median() { printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+[ "$(id -u)" = 0 ] || { say "demo.sh: needs root (network namespaces)"; exit 1; }
+for tool in tapasd tapas; do
+	[ -x "$BUILD/$tool" ] || { say "demo.sh: $BUILD/$tool is missing: run make first"; exit 1; }
+done
+
+step "1. Two hosts: a server with a firewall, and clients"
+pair "$S" "$C"
+pair "$L" "$K"
+firewall "$S"
+firewall "$L"
+say "  the server's rules (nft): everything is dropped, except redis (port 6379) for the client $GOOD"
+
+step "2. The service, and redis under it"
+start_service shared
+show "tapasd -c tapas.conf        (interface = nic0)"
+start_redis "$S" "$BUILD/tapas" run
+show "tapas run redis-server --port 6379"
+start_redis "$L"
+say "  redis-server is the distribution's, unchanged. Beside it, on an equal pair of hosts, the same on plain Linux."
+
+step "3. Linux decides who may connect"
+if out=$(tcp_try $BAD); then fail "the denied client $BAD: $out"; else good "the denied client   $BAD: $out (dropped by Linux's rule: silence)"; fi
+if out=$(tcp_try $GOOD); then good "the admitted client $GOOD: $out"; else fail "the admitted client $GOOD: $out"; fi
+
+step "4. tapas moves the bytes: redis-benchmark, 50 connections, $REQUESTS requests, in turn"
+printf '  %-7s %12s %12s %12s %12s\n' "" "Linux SET" "tapas SET" "Linux GET" "tapas GET"
+ls=() lg=() ts=() tg=()
+for ((r = 1; r <= ROUNDS; r++)); do
+	read -r a b <<<"$(bench "$K")"
+	if [ "$r" = 1 ]; then
+		(
+			sleep 0.7
+			in_ns "$S" "$BUILD/tapas" flows | head -8 >"$tmp/flows"
+		) &
+		looker=$!
+	fi
+	read -r c d <<<"$(bench "$C")"
+	[ "$r" != 1 ] || wait $looker
+	printf '  round %d %12s %12s %12s %12s   requests/s\n' "$r" "${a:-?}" "${c:-?}" "${b:-?}" "${d:-?}"
+	ls+=("${a:-0}") lg+=("${b:-0}") ts+=("${c:-0}") tg+=("${d:-0}")
+done
+ms=$(median "${ls[@]}") mg=$(median "${lg[@]}") nt=$(median "${ts[@]}") ng=$(median "${tg[@]}")
+awk -v a="$ms" -v b="$nt" -v c="$mg" -v d="$ng" 'BEGIN {
+	if (a > 0 && c > 0) printf "  medians: SET %.2f times Linux, GET %.2f times Linux\n", b / a, d / c }'
+say "  (the server's receive work runs on its own core in both cases: RPS for Linux; two cores in all)"
+
+step "5. What the service saw during the run"
+show "tapas flows"
+quote <"$tmp/flows"
+if grep -q FAST "$tmp/flows"; then good "the connections are FAST: their bytes pass Linux's TCP by"; else fail "no FAST connection seen"; fi
+
+step "6. A rule that appears on a live connection"
+in_ns "$C" timeout 20 python3 - "$GOOD" "$SERVER" "$tmp/pings" <<'PY' &
+import socket, sys, time
+s = socket.socket()
+s.bind((sys.argv[1], 0))
+s.connect((sys.argv[2], 6379))
+s.settimeout(10)
+out = open(sys.argv[3], "w")
+end = time.time() + 4.5
+while time.time() < end:
+    s.sendall(b"PING\r\n")
+    if s.recv(64) != b"+PONG\r\n":
+        break
+    out.write("%.6f\n" % time.time())
+    out.flush()
+    time.sleep(0.005)
+out.write("%s\n" % "same connection")
+out.close()
+PY
+pinger=$!
+pids+=("$pinger")
+sleep 1
+show "nft insert rule inet demo input tcp dport 6379 drop"
+in_ns "$S" nft insert rule inet demo input tcp dport 6379 drop
+t_drop=$(date +%s.%N)
+sleep 1
+in_ns "$S" "$BUILD/tapas" flows | grep -E "STATE|MUTED" | head -2 | quote
+show "nft delete rule ...         (one second later)"
+handle=$(in_ns "$S" nft -a list chain inet demo input | sed -n 's/.*tcp dport 6379 drop # handle //p')
+in_ns "$S" nft delete rule inet demo input handle "$handle"
+t_gone=$(date +%s.%N)
+wait "$pinger"
+awk -v d="$t_drop" -v g="$t_gone" '
+	/^[0-9]/ { if ($1 <= g - 0.001) last = $1; else if (!first) first = $1; n++ }
+	/^same/ { same = 1 }
+	END {
+		quiet = last - d < 0.1
+		printf "%s last answer %.1f ms after the rule, then silence both ways (%s)\n", quiet ? "ok" : "NO", (last - d) * 1e3, "Linux would drop it, so does tapas"
+		printf "%s first answer %.0f ms after its removal, on the same connection\n", first && same ? "ok" : "NO", (first - g) * 1e3
+	}' "$tmp/pings" >"$tmp/verdict"
+while read -r word rest; do if [ "$word" = ok ]; then good "$rest"; else fail "$rest"; fi; done <"$tmp/verdict"
+
+step "7. Exclusive mode: Linux's interface is the TAP; ARP and handshakes pass it"
+stop "$redis"
+for p in "${pids[@]}"; do [ "$p" = "$service" ] && stop "$service"; done
+for p in $(ip netns pids "$S"); do kill "$p" 2>/dev/null; done
+sleep 0.3
+ip -n "$S" addr flush dev nic0
+ip -n "$C" neigh flush all
+start_service exclusive
+show "ip -br addr                 (on the server: the address is the TAP's, nic0 has none)"
+ip -n "$S" -br addr | grep -v '^lo' | quote
+in_ns "$S" timeout 20 tcpdump -i tapas0 -n -l --immediate-mode -c 12 'arp or (tcp and tcp[tcpflags] & tcp-syn != 0)' \
+	>"$tmp/tap.txt" 2>/dev/null &
+dump=$!
+pids+=("$dump")
+start_redis "$S" "$BUILD/tapas" run
+sleep 0.5
+if out=$(tcp_try $BAD); then fail "the denied client: $out"; else good "the denied client: $out"; fi
+if out=$(tcp_try $GOOD); then good "the admitted client: $out"; else fail "the admitted client: $out"; fi
+read -r c d <<<"$(bench "$C")"
+say "  redis-benchmark: SET ${c:-?}, GET ${d:-?} requests/s (Linux above: $ms, $mg)"
+kill "$dump" 2>/dev/null
+wait "$dump" 2>/dev/null
+show "tcpdump -i tapas0 'arp or tcp-syn'"
+{ grep ARP "$tmp/tap.txt" | head -2; grep 'Flags \[S' "$tmp/tap.txt" | cut -c1-100 | head -4; } | quote
+if grep -q ARP "$tmp/tap.txt"; then good "ARP was answered by Linux, through the TAP"; else fail "no ARP on the TAP"; fi
+if grep -q 'Flags \[S\.\]' "$tmp/tap.txt"; then good "SYN and SYN-ACK were Linux's, through the TAP"; else fail "no handshake on the TAP"; fi
+
+step "8. Stop"
+for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/null; done
+sleep 0.2
+show "systemctl stop tapasd       (here: SIGTERM)"
+stop "$service"
+ip -n "$S" -br link | quote
+if ip -n "$S" link | grep -qE 'tapas0|xdp'; then fail "something is left on the server"; else good "no TAP, no XDP program, no rule of ours is left"; fi
+
+step "$([ $bad = 0 ] && say "All as it should be." || say "$bad of the above went wrong.")"
+exit $((bad > 0))
