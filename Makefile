@@ -55,6 +55,8 @@ $(BUILD)/libtapas-preload.so: $(call objs,$(PRELOAD_SRC)) preload/preload.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,--version-script=preload/preload.map -o $@ $(filter %.o,$^) -ldl
 
 # objects are made again when the flags change
+# where Debian keeps asm/types.h, which clang -target bpf does not look for
+MULTIARCH := $(patsubst %/asm/types.h,%,$(firstword $(wildcard /usr/include/*-linux-gnu*/asm/types.h)))
 FLAGS_TEXT = $(CC) $(CPPFLAGS) $(ALL_CFLAGS)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD) && echo '$(FLAGS_TEXT)' | cmp -s - $@ || echo '$(FLAGS_TEXT)' > $@
@@ -69,7 +71,7 @@ $(BUILD)/obj/service/nic/nic.o $(BUILD)/obj/service/nic/bpf.o: $(BUILD)/gen/stee
 $(BUILD)/gen/steer.skel.h: $(BPF_SRC) service/nic/bpf_abi.h service/base/flow_key.h
 	@mkdir -p $(@D)
 	$(call say,BPF,$<)
-	$(Q)$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I. -I/usr/include/$$($(CC) -dumpmachine) -c -o $(BUILD)/gen/steer.bpf.o $<
+	$(Q)$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I. -I$(MULTIARCH) -c -o $(BUILD)/gen/steer.bpf.o $<
 	$(Q)PATH=$$PATH:/usr/sbin bpftool gen skeleton $(BUILD)/gen/steer.bpf.o > $@.tmp && mv $@.tmp $@
 
 # ---- tests ----
@@ -121,12 +123,13 @@ TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c) tests/bench/kpeer.c
 $(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
 $(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
 XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
+$(call objs,$(XLOAD_SRC)): CPPFLAGS := -I.
 $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
@@ -144,7 +147,8 @@ CLANG_FORMAT ?= clang-format-14
 lint:
 	@echo "== clang-format"; $(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
 	@echo "== cppcheck"; cppcheck -q --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
-		--suppressions-list=tests/lint/cppcheck.txt -D__x86_64__ -I. $(filter %.c,$(filter-out %.bpf.c,$(C_FILES)))
+		--suppressions-list=tests/lint/cppcheck.txt -D__x86_64__ \
+		'-DLIBBPF_OPTS(t,n,...)=struct t n = {__VA_ARGS__}' -I. $(filter %.c,$(filter-out %.bpf.c,$(C_FILES)))
 	@echo "== imports"; /usr/bin/python3 tests/lint/imports.py
 	@echo "== manual pages"; mandoc -Tlint -W warning $(MAN)
 	@echo "== words"; sh tests/lint/words.sh

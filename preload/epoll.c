@@ -277,22 +277,26 @@ static bool ep_arm(struct ep *ep, struct core *c)
 	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0;
 }
 
-/* One look at everything without sleeping. */
+/* Now and then the kernel's set goes first, so that busy adopted sockets do not starve it. */
 static int ep_look(struct ep *ep, const struct ep_call *call)
 {
-	bool marked = false;
-	int n, k;
+	bool marked = false, kernel_first;
+	int n = 0, k = 0;
 
 	ep_take(ep);
-	n = ep_collect(ep, call->events, call->max);
-	if (n == call->max || (n && atomic_fetch_add_explicit(&ep->turns, 1, memory_order_relaxed) % MERGE_EVERY))
-		return n;
-	if (!n && call->deadline)
-		return 0; /* the sleeping call asks the kernel */
-	k = kernel_wait(call, call->events + n, call->max - n, false);
-	if (k <= 0)
-		return n ? n : k;
-	return n + ep_filter(call->events + n, k, &marked);
+	kernel_first = atomic_load_explicit(&ep->nready, memory_order_relaxed) &&
+		       atomic_fetch_add_explicit(&ep->turns, 1, memory_order_relaxed) % MERGE_EVERY == 0;
+	if (kernel_first) {
+		k = kernel_wait(call, call->events, call->max, false);
+		n = k > 0 ? ep_filter(call->events, k, &marked) : 0;
+	}
+	n += ep_collect(ep, call->events + n, call->max - n);
+	if (!n && kernel_first && k < 0)
+		return k; /* a signal */
+	if (n || kernel_first || call->deadline)
+		return n; /* the sleeping call asks the kernel */
+	k = kernel_wait(call, call->events, call->max, false);
+	return k > 0 ? ep_filter(call->events, k, &marked) : k;
 }
 
 static int ep_wait(struct ep *ep, const struct ep_call *call)

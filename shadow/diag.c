@@ -16,7 +16,6 @@
 #include "service/base/addr.h"
 #include "service/base/compiler.h"
 
-
 struct diag_answer {
 	const struct flow_key *key;
 	struct sock_diag *out;
@@ -62,6 +61,7 @@ static void diag_request(struct nlmsghdr *nlh, const struct flow_key *key, int i
 	/* an IPv4 lookup finds AF_INET6 sockets with mapped addresses as well: one hash table */
 	r->sdiag_family = v4 ? AF_INET : AF_INET6;
 	r->sdiag_protocol = IPPROTO_TCP;
+	r->idiag_ext = 1 << (INET_DIAG_INFO - 1); /* MD5 keys come only with it */
 	r->idiag_states = UINT32_MAX;
 	r->id.idiag_sport = key->local_port;
 	r->id.idiag_dport = key->remote_port;

@@ -24,7 +24,7 @@
 #include "service/tcp/seq.h"
 
 #define REPAIR_TRIES 4
-#define REPAIR_OPT_USEC_TS 64 /* TCPI_OPT_USEC_TS: timestamps count microseconds (a route's feature) */
+#define REPAIR_OPT_USEC_TS 64   /* TCPI_OPT_USEC_TS: timestamps count microseconds (a route's feature) */
 #define REPAIR_PART_ACKED 65536 /* bytes of a segment that was acknowledged in part */
 #define TCP_STATE_ESTABLISHED 1
 
@@ -87,8 +87,8 @@ static int repair_read_counts(int fd, struct repair_counts *c)
 		rc = repair_seq(fd, TCP_SEND_QUEUE, &c->write_seq);
 	if (!rc)
 		rc = repair_get(fd, TCP_REPAIR_WINDOW, &c->window, sizeof c->window);
-	if (!rc && (ioctl(fd, SIOCOUTQ, &c->unacked) || ioctl(fd, SIOCOUTQNSD, &c->unsent) ||
-		    ioctl(fd, FIONREAD, &c->queued)))
+	if (!rc &&
+	    (ioctl(fd, SIOCOUTQ, &c->unacked) || ioctl(fd, SIOCOUTQNSD, &c->unsent) || ioctl(fd, FIONREAD, &c->queued)))
 		rc = -errno;
 	return rc;
 }

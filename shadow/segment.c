@@ -17,7 +17,7 @@
 
 #define ETH_LEN 14
 #define IP6_LEN 40
-#define ICMP_LEN 8 /* both versions: type, code, checksum, four bytes more */
+#define ICMP_LEN 8       /* both versions: type, code, checksum, four bytes more */
 #define TCP_QUOTED_MIN 8 /* ports and sequence number */
 #define IPPROTO_OFF4 9
 #define IPPROTO_OFF6 6
@@ -47,7 +47,8 @@ static struct wire_template shadow_from_peer(const struct shadow_seq *s)
  * Linux's must get out to be seen) and differs from one call to the next, or conntrack takes
  * unanswered segments for retransmissions and shortens the connection's timeout.
  */
-static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, uint32_t ack, uint8_t flags, uint32_t len)
+static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, uint32_t ack, uint8_t flags,
+			     uint32_t len)
 {
 	struct wire_template t = shadow_from_peer(s);
 	struct wire_segment seg = {
@@ -128,7 +129,8 @@ static void icmp_csum_update(uint8_t *field, uint8_t *word, uint32_t to_be)
  * Bytes in flight on the wire are, in the shadow's space, all at snd_nxt: that is the only
  * number Linux takes there. A number from before snd_una stays one, and Linux ignores it.
  */
-uint32_t shadow_icmp(struct shadow_seq *s, uint8_t *buf, uint32_t size, const uint8_t *frame, uint32_t len, uint32_t wire_una)
+uint32_t shadow_icmp(struct shadow_seq *s, uint8_t *buf, uint32_t size, const uint8_t *frame, uint32_t len,
+		     uint32_t wire_una)
 {
 	uint32_t icmp, tcp = icmp_quoted_tcp(frame, len, &icmp), seq;
 	int32_t ahead;

@@ -25,12 +25,12 @@
 struct tap;
 
 struct tap_config {
-	const char *name;  /* e.g. "tapas0" */
-	uint8_t mac[6];	   /* the NIC's: or Linux takes what is injected for another host's */
+	const char *name; /* e.g. "tapas0" */
+	uint8_t mac[6];   /* the NIC's: or Linux takes what is injected for another host's */
 	uint32_t mtu;
-	bool exclusive;	   /* the TAP is Linux's interface: ARP on, IPv6 on, `addresses` put on it */
+	bool exclusive;               /* the TAP is Linux's interface: ARP on, IPv6 on, `addresses` put on it */
 	const char *const *addresses; /* exclusive: "10.0.0.1/24", NULL-terminated, may be NULL */
-	const char *gateway;	      /* exclusive: default route, may be NULL */
+	const char *gateway;          /* exclusive: default route, may be NULL */
 };
 
 typedef void tap_frame_fn(void *ctx, const uint8_t *frame, uint32_t len);
@@ -58,7 +58,7 @@ struct sock_state {
 	struct flow_key key;
 	uint64_t cookie;
 	uint32_t rcv_nxt;
-	uint32_t snd_una, snd_nxt, write_seq; /* write_seq: end of the send queue; snd_nxt..write_seq not sent yet */
+	uint32_t snd_una, snd_nxt, write_seq;  /* write_seq: end of the send queue; snd_nxt..write_seq not sent yet */
 	uint32_t snd_wnd, snd_wl1, max_window; /* bytes */
 	uint32_t rcv_wnd, rcv_wup;
 	uint32_t rcv_queued; /* bytes waiting in the receive queue */
@@ -110,11 +110,11 @@ int sock_is_orphan(const struct flow_key *key);
 /* ---- segments in the shadow's space ---- */
 
 struct shadow_seq {
-	struct flow_key key;	   /* local = this host */
+	struct flow_key key; /* local = this host */
 	uint8_t nic_mac[6], peer_mac[6];
 	uint32_t rcv_nxt, snd_nxt; /* the shadow's; snd_una for heartbeats before commit */
-	uint16_t window; /* window field, not scaled; 0: a default */
-	uint16_t vary; /* makes the window field differ each time, so that conntrack sees no repeats */
+	uint16_t window;           /* window field, not scaled; 0: a default */
+	uint16_t vary;             /* makes the window field differ each time, so that conntrack sees no repeats */
 };
 
 /* Each builds one frame from the peer to Linux into @buf (at least 128 bytes) and returns its length. */
@@ -127,19 +127,21 @@ uint32_t shadow_rst(struct shadow_seq *s, uint8_t *buf, int32_t offset);
  * Rewrite the quoted TCP sequence number of an ICMP error frame (copied to @buf, at most
  * @size) into the shadow's space. @wire_una: snd_una on the wire. Returns length or 0 if it does not fit.
  */
-uint32_t shadow_icmp(struct shadow_seq *s, uint8_t *buf, uint32_t size, const uint8_t *frame, uint32_t len, uint32_t wire_una);
+uint32_t shadow_icmp(struct shadow_seq *s, uint8_t *buf, uint32_t size, const uint8_t *frame, uint32_t len,
+		     uint32_t wire_una);
 
 /* What a frame of a shadow, read from the TAP, says. */
 enum shadow_says {
-	SHADOW_ACK,   /* empty, at snd_nxt, acknowledging rcv_nxt: accepted */
+	SHADOW_ACK, /* empty, at snd_nxt, acknowledging rcv_nxt: accepted */
 	SHADOW_RST,
-	SHADOW_FIN,   /* with or without ACK; the sending side was closed */
-	SHADOW_DATA,  /* payload from before adoption (retransmission): acknowledge it, it is ours already */
+	SHADOW_FIN, /* with or without ACK; the sending side was closed */
+	SHADOW_DATA, /* payload from before adoption (retransmission), or an empty segment at snd_nxt - 1 (keepalive, window
+		       * probe): acknowledge it. No verdict: Linux sends it without having let anything in. */
 	SHADOW_STRAY, /* payload at or after snd_nxt: somebody wrote to the kernel socket */
 	SHADOW_MOVED, /* acknowledges something else than rcv_nxt: a wire byte entered before adoption */
 	SHADOW_OTHER, /* SYN or nonsense */
 };
-/* @fin_sent: a FIN was already seen, so snd_nxt counts it. */
+/* Once a FIN of its own was seen, s->snd_nxt counts it. */
 enum shadow_says shadow_classify(const struct shadow_seq *s, const struct segment *seg);
 /* Copy next hop, TOS, TTL, flow label from a frame Linux sent. */
 void shadow_template(const struct segment *seg, struct wire_template *t);
@@ -147,11 +149,13 @@ void shadow_template(const struct segment *seg, struct wire_template *t);
 /* ---- changes in Linux ---- */
 
 enum watch_what {
-	WATCH_RULES,	 /* a ruleset commit (NFT_MSG_NEWGEN) */
-	WATCH_ROUTE, WATCH_ADDRESS, WATCH_LINK,
+	WATCH_RULES, /* a ruleset commit (NFT_MSG_NEWGEN) */
+	WATCH_ROUTE,
+	WATCH_ADDRESS,
+	WATCH_LINK,
 	WATCH_NEIGHBOUR, /* addr, mac valid; mac all zero: unreachable */
 	WATCH_CONNTRACK, /* key valid: this connection's entry was destroyed */
-	WATCH_OVERFLOW,	 /* notifications were lost: anything may have changed */
+	WATCH_OVERFLOW,  /* notifications were lost: anything may have changed */
 };
 struct watch_event {
 	enum watch_what what;

@@ -174,25 +174,25 @@ static int sock_filter_set(int fd, struct sock_filter *insn, unsigned n)
 int sock_filter_attach(int fd, uint32_t rcv_nxt)
 {
 	struct sock_filter insn[] = {
-		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13), /* flags */
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),               /* flags */
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TCP_SYN, 16, 0), /* -> drop */
-		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 12), /* data offset */
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 12),               /* data offset */
 		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf0),
 		BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 2),
 		BPF_STMT(BPF_MISC | BPF_TAX, 0),
 		BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
-		BPF_STMT(BPF_ALU | BPF_SUB | BPF_X, 0), /* payload bytes */
+		BPF_STMT(BPF_ALU | BPF_SUB | BPF_X, 0),       /* payload bytes */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 5, 0), /* -> empty */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 8), /* else -> drop */
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TCP_FIN | TCP_RST, 6, 0), /* -> drop */
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt - 1, 3, 4), /* -> accept, drop */
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4), /* empty: */
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4),                  /* empty: */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt, 1, 0),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, rcv_nxt + 1, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX), /* accept */
-		BPF_STMT(BPF_RET | BPF_K, 0), /* drop */
+		BPF_STMT(BPF_RET | BPF_K, 0),          /* drop */
 	};
 
 	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));

@@ -11,8 +11,8 @@
 struct sock_diag {
 	uint64_t cookie;
 	uint32_t inode; /* 0: no process holds it */
-	uint8_t state;	/* TCP_ESTABLISHED... */
-	bool md5;	/* has TCP-MD5 keys */
+	uint8_t state;  /* TCP_ESTABLISHED... */
+	bool md5;       /* has TCP-MD5 keys */
 };
 
 /*

@@ -28,7 +28,7 @@
 #define TAP_READS 8
 #define TAP_FRAME_MIN 2048
 #define TAP_HEADROOM 64 /* Ethernet header, a VLAN tag or two */
-#define TAP_QUEUE 4096	/* frames: every flow may be asked, and answer, at once */
+#define TAP_QUEUE 4096  /* frames: every flow may be asked, and answer, at once */
 
 struct tap {
 	int fd;
@@ -66,8 +66,8 @@ static int tap_create(const char *name, char *why, unsigned why_size)
 	rc = -errno;
 	close(fd);
 	if (rc == -EBUSY || rc == -EEXIST || if_nametoindex(name))
-		snprintf(why, why_size, "an interface \"%s\" exists already: another tapasd runs, or set tap= to a free name",
-			 name);
+		snprintf(why, why_size,
+			 "an interface \"%s\" exists already: another tapasd runs, or set tap= to a free name", name);
 	else
 		snprintf(why, why_size, "TAP \"%s\": %s: CAP_NET_ADMIN is needed", name, strerror(-rc));
 	return rc;
@@ -177,7 +177,8 @@ static int tap_configure_exclusive(const struct tap *t, const struct tap_config 
 	for (unsigned i = 0; cfg->addresses && cfg->addresses[i]; i++) {
 		rc = tap_add_address(t, cfg->addresses[i]);
 		if (rc) {
-			snprintf(why, why_size, "address \"%s\" on the TAP: %s: write it as 10.0.0.1/24 or 2001:db8::1/64",
+			snprintf(why, why_size,
+				 "address \"%s\" on the TAP: %s: write it as 10.0.0.1/24 or 2001:db8::1/64",
 				 cfg->addresses[i], strerror(-rc));
 			return rc;
 		}
@@ -186,7 +187,8 @@ static int tap_configure_exclusive(const struct tap *t, const struct tap_config 
 		return 0;
 	rc = tap_add_default_route(t, cfg->gateway);
 	if (rc)
-		snprintf(why, why_size, "gateway \"%s\" by the TAP: %s: it must be within one of the addresses' networks",
+		snprintf(why, why_size,
+			 "gateway \"%s\" by the TAP: %s: it must be within one of the addresses' networks",
 			 cfg->gateway, strerror(-rc));
 	return rc;
 }
@@ -269,7 +271,8 @@ static void tap_read(void *ctx, const uint8_t *data, int res)
 
 int tap_start(struct tap *t)
 {
-	return loop_stream_reads(t->loop, t->fd, TAP_READS, MAX(t->mtu + TAP_HEADROOM, (uint32_t)TAP_FRAME_MIN), tap_read, t);
+	return loop_stream_reads(t->loop, t->fd, TAP_READS, MAX(t->mtu + TAP_HEADROOM, (uint32_t)TAP_FRAME_MIN),
+				 tap_read, t);
 }
 
 int tap_write(struct tap *t, const void *frame, uint32_t len)

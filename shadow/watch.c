@@ -27,8 +27,8 @@
 #define WATCH_RCVBUF (8 << 20)
 #define WATCH_BUF 65536
 #define WATCH_READS 1024 /* messages per turn and socket: the rest waits for the next turn */
-#define WATCH_DUMPS 8	 /* attempts at an undisturbed reading */
-#define WATCH_ATTRS 16	 /* attribute types of interest are below */
+#define WATCH_DUMPS 8    /* attempts at an undisturbed reading */
+#define WATCH_ATTRS 16   /* attribute types of interest are below */
 #define NUD_USABLE (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
 struct watch_source {
@@ -343,7 +343,8 @@ static int watch_subscribe(struct watch_source *s, const int *group, unsigned gr
 	return s->handle < 0 ? s->handle : 0;
 }
 
-static int watch_source_open(struct watch *w, unsigned source, int bus, mnl_cb_t message, const int *group, unsigned groups)
+static int watch_source_open(struct watch *w, unsigned source, int bus, mnl_cb_t message, const int *group,
+			     unsigned groups)
 {
 	struct watch_source *s = &w->source[source];
 
@@ -371,9 +372,9 @@ static int watch_open_netfilter(struct watch *w)
 
 int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
 {
-	static const int route[] = {RTNLGRP_LINK,	RTNLGRP_NEIGH,	    RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
-				    RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,	 RTNLGRP_IPV6_RULE,
-				    RTNLGRP_NEXTHOP};
+	static const int route[] = {RTNLGRP_LINK,        RTNLGRP_NEIGH,      RTNLGRP_IPV4_IFADDR,
+				    RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
+				    RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,  RTNLGRP_NEXTHOP};
 	struct watch *w = calloc(1, sizeof *w);
 	int rc;
 

@@ -17,6 +17,10 @@
 #define must_check __attribute__((warn_unused_result))
 #define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
 
+#ifdef __cppcheck__ /* which does not know statement expressions */
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#else
 #define MIN(a, b)                                                                                  \
 	({                                                                                         \
 		__typeof__(a) min_a_ = (a);                                                        \
@@ -29,5 +33,6 @@
 		__typeof__(b) max_b_ = (b);                                                        \
 		max_a_ > max_b_ ? max_a_ : max_b_;                                                 \
 	})
+#endif
 
 #endif

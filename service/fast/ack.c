@@ -48,7 +48,7 @@ static void ack_grow(struct flow *f, uint32_t acked, uint32_t in_flight)
 		return;
 	if (in_flight + f->mss < f->cwnd / 2)
 		return;
-	f->cwnd = MIN(f->cwnd + MIN(acked, 64u * f->mss), 2 * flow_tx_size(f));
+	f->cwnd = MIN(f->cwnd + acked, 2 * flow_tx_size(f));
 	if (loss && f->cwnd >= f->ssthresh) {
 		f->cwnd = f->ssthresh;
 		f->ssthresh = UINT32_MAX;

@@ -47,10 +47,11 @@ static void app_take_over(struct fast_thread *t, struct flow *f, const struct ip
 void app_refresh(struct fast_thread *t, struct flow *f)
 {
 	struct app_view *a = &t->apps[f->app];
+	uint64_t acked = MIN(f->snd_una, f->snd_end);
 	struct ipc_bounds cur = {
 		.snd_end = f->snd_end,
 		.rcv_read = f->rcv_read,
-		.snd_acked = MIN(f->snd_una, f->snd_end),
+		.snd_acked = acked,
 		.rcv_end = f->rcv_end,
 		.tx_size = flow_tx_size(f),
 		.tx_closed = f->flags & FLOW_CLOSING,

@@ -237,7 +237,7 @@ static bool tx_data(struct fast_thread *t, struct flow *f, uint64_t off, uint32_
 static bool tx_first(struct fast_thread *t, struct flow *f)
 {
 	uint64_t sent = MIN(f->snd_max, f->snd_end) - MIN(f->snd_una, f->snd_end);
-	uint32_t len = (uint32_t)MIN(sent, (uint64_t)MIN((uint32_t)f->mss, f->snd_wnd));
+	uint32_t most = MIN((uint32_t)f->mss, f->snd_wnd), len = (uint32_t)MIN(sent, (uint64_t)most);
 	bool fin = f->snd_max > f->snd_end && f->snd_una + len == f->snd_end;
 
 	if (!len && !fin)

@@ -147,8 +147,8 @@ void linux_says(struct slow *s, struct conn *c, const struct segment *seg)
 		q.rcv_nxt++;
 	}
 	q.snd_nxt = c->sh_snd_nxt + (c->local_fin ? 1 : 0);
-	/* right after adoption it may not have sent all that was in its queue */
-	if (!seg->len && seq_geq(seg->seq, c->sock.snd_una) && seq_lt(seg->seq, c->sh_snd_nxt))
+	/* right after adoption it may not have sent all that was in its queue (a window probe lies before sh_acked) */
+	if (!seg->len && seq_geq(seg->seq, c->sh_acked) && seq_lt(seg->seq, c->sh_snd_nxt))
 		q.snd_nxt = seg->seq;
 	switch (shadow_classify(&q, seg)) {
 	case SHADOW_ACK:

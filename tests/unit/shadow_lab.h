@@ -51,7 +51,7 @@ struct lab {
 };
 static struct lab lab;
 
-static int sh(const char *cmd)
+static inline int sh(const char *cmd)
 {
 	char line[512];
 
@@ -59,13 +59,13 @@ static int sh(const char *cmd)
 	return system(line);
 }
 
-static void sh_ok(const char *cmd)
+static inline void sh_ok(const char *cmd)
 {
 	if (sh(cmd))
 		fail_msg("failed: %s", cmd);
 }
 
-static void lab_mac(const char *ifname, uint8_t mac[6])
+static inline void lab_mac(const char *ifname, uint8_t mac[6])
 {
 	char path[120];
 	unsigned b[6];
@@ -80,7 +80,7 @@ static void lab_mac(const char *ifname, uint8_t mac[6])
 		mac[i] = (uint8_t)b[i];
 }
 
-static int lab_ns(void)
+static inline int lab_ns(void)
 {
 	int fd;
 
@@ -90,7 +90,7 @@ static int lab_ns(void)
 	return fd;
 }
 
-static void lab_frame(void *ctx, const uint8_t *frame, uint32_t len)
+static inline void lab_frame(void *ctx, const uint8_t *frame, uint32_t len)
 {
 	struct lab *l = ctx;
 
@@ -101,12 +101,12 @@ static void lab_frame(void *ctx, const uint8_t *frame, uint32_t len)
 	loop_stop(l->loop);
 }
 
-static void lab_forget(void)
+static inline void lab_forget(void)
 {
 	lab.frames = 0;
 }
 
-static void lab_time_up(void *ctx, uint64_t now_ns)
+static inline void lab_time_up(void *ctx, uint64_t now_ns)
 {
 	(void)now_ns;
 	*(bool *)ctx = true;
@@ -114,7 +114,7 @@ static void lab_time_up(void *ctx, uint64_t now_ns)
 }
 
 /* Run the loop until @cond says so. False: time is up. */
-static bool lab_run(bool (*cond)(void *), void *ctx, unsigned ms)
+static inline bool lab_run(bool (*cond)(void *), void *ctx, unsigned ms)
 {
 	bool up = false;
 	int timer = loop_timer(lab.loop, ms * NS_PER_MS, 0, lab_time_up, &up);
@@ -127,26 +127,27 @@ static bool lab_run(bool (*cond)(void *), void *ctx, unsigned ms)
 	return met;
 }
 
-static bool lab_never(void *ctx)
+static inline bool lab_never(void *ctx)
 {
 	(void)ctx;
 	return false;
 }
 
-static void lab_wait(unsigned ms)
+static inline void lab_wait(unsigned ms)
 {
 	lab_run(lab_never, NULL, ms);
 }
 
 /* The namespaces and the veth pair; the caller is then in the first one. */
-static void lab_world(void)
+static inline void lab_world(void)
 {
 	char cmd[200];
 
 	lab.peer_ns = lab_ns();
 	lab.ns = lab_ns();
 	assert_true(lab.ns >= 0 && lab.peer_ns >= 0);
-	snprintf(cmd, sizeof cmd, "ip link add shd0 type veth peer name shd1 netns /proc/%d/fd/%d", (int)getpid(), lab.peer_ns);
+	snprintf(cmd, sizeof cmd, "ip link add shd0 type veth peer name shd1 netns /proc/%d/fd/%d", (int)getpid(),
+		 lab.peer_ns);
 	sh_ok(cmd);
 	sh_ok("ip link set lo up; ip addr add " LAB_SELF "/24 dev shd0; ip link set shd0 up;"
 	      "ip addr add " LAB_SELF6 "/64 dev shd0 nodad");
@@ -159,7 +160,7 @@ static void lab_world(void)
 	assert_int_equal(loop_open(64, &lab.loop), 0);
 }
 
-static void lab_tap(void)
+static inline void lab_tap(void)
 {
 	struct tap_config cfg = {.name = "shdtap", .mtu = 1500};
 	char why[200] = "";
@@ -169,11 +170,12 @@ static void lab_tap(void)
 		fail_msg("tap_open: %s", why);
 	assert_int_equal(tap_start(lab.tap), 0);
 	sh_ok("tc qdisc add dev shdtap clsact; tc qdisc add dev shd0 clsact;"
-	      "tc filter add dev shdtap ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev shd0");
+	      "tc filter add dev shdtap ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev "
+	      "shd0");
 }
 
 /* What Linux sends for local port @port goes into the TAP from now on, or no more. */
-static void lab_redirect(bool v6, uint16_t port, bool on)
+static inline void lab_redirect(bool v6, uint16_t port, bool on)
 {
 	char cmd[300];
 
@@ -194,7 +196,7 @@ struct pair {
 	uint16_t port;
 };
 
-static void lab_address(struct sockaddr_storage *ss, socklen_t *len, const char *text, uint16_t port)
+static inline void lab_address(struct sockaddr_storage *ss, socklen_t *len, const char *text, uint16_t port)
 {
 	struct sockaddr_in6 *six = (struct sockaddr_in6 *)ss;
 	struct sockaddr_in *four = (struct sockaddr_in *)ss;
@@ -213,7 +215,7 @@ static void lab_address(struct sockaddr_storage *ss, socklen_t *len, const char 
 	}
 }
 
-static int lab_listen(const char *text, uint16_t port)
+static inline int lab_listen(const char *text, uint16_t port)
 {
 	struct sockaddr_storage ss;
 	socklen_t len;
@@ -228,7 +230,7 @@ static int lab_listen(const char *text, uint16_t port)
 	return fd;
 }
 
-static int lab_peer_socket(bool v6)
+static inline int lab_peer_socket(bool v6)
 {
 	int fd;
 
@@ -240,7 +242,7 @@ static int lab_peer_socket(bool v6)
 }
 
 /* @listen_on: "0.0.0.0", "::" (with @v6 false: an IPv6 socket with mapped addresses) ... The listener is closed again. */
-static struct pair lab_connect(const char *listen_on, bool v6, uint16_t port)
+static inline struct pair lab_connect(const char *listen_on, bool v6, uint16_t port)
 {
 	struct pair p = {.v6 = v6, .port = port};
 	struct timeval tv = {.tv_sec = 2};
@@ -261,7 +263,7 @@ static struct pair lab_connect(const char *listen_on, bool v6, uint16_t port)
 	return p;
 }
 
-static void pair_close(struct pair *p)
+static inline void pair_close(struct pair *p)
 {
 	struct linger reset = {1, 0};
 

@@ -76,11 +76,11 @@ def run(script, env=None, timeout=40):
 PRELUDE = r"""
 import socket, select, threading, os, time, errno, struct, fcntl, signal, array, hashlib, random
 def pair(warm=True, timeout=None):
-    l = socket.create_server(("127.0.0.1", 0))
+    l = socket.create_server(("127.0.0.1", 0)); l.setblocking(True)
     c = socket.create_connection(l.getsockname())
     s, _ = l.accept()
     l.close()
-    c.settimeout(timeout); s.settimeout(timeout)
+    for x in (c, s): x.settimeout(timeout); x.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if warm:
         for _ in range(3):
             c.sendall(b"w"); assert s.recv(10) == b"w"

@@ -519,7 +519,8 @@ static void test_verdicts(void **state)
 	struct segment seg;
 
 	(void)state;
-	if (sh("nft -f - <<X\ntable inet shd { chain i { type filter hook input priority 0; tcp dport 7034 drop; }\n }\nX"))
+	if (sh("nft -f - <<X\ntable inet shd { chain i { type filter hook input priority 0; tcp dport 7034 drop; }\n "
+	       "}\nX"))
 		skip();
 	assert_false(ask(&s, &seg));
 	sh_ok("nft flush chain inet shd i");
@@ -703,8 +704,8 @@ static void test_times(void **state)
 	qsort(dg, N, sizeof t, by_value);
 	qsort(hb, N, sizeof t, by_value);
 	print_message("median us: examine %.1f, state %.1f, orphan query %.1f, heartbeat round trip %.1f (p90 %.1f)\n",
-		      (double)examine[N / 2] / 1e3, (double)rd[N / 2] / 1e3, (double)dg[N / 2] / 1e3, (double)hb[N / 2] / 1e3,
-		      (double)hb[N * 9 / 10] / 1e3);
+		      (double)examine[N / 2] / 1e3, (double)rd[N / 2] / 1e3, (double)dg[N / 2] / 1e3,
+		      (double)hb[N / 2] / 1e3, (double)hb[N * 9 / 10] / 1e3);
 	lab_redirect(false, 7070, false);
 	pair_close(&p);
 }
