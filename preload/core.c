@@ -67,7 +67,8 @@ static int fd_raise(int fd)
 }
 
 /* Send @m and wait for the answer of the same type; others are late answers to requests that timed out. */
-static int core_request(int sock, struct ipc_msg *m, int type, const int *out_fds, int nout, int *fds, int *nfds, int ms)
+static int core_request(int sock, struct ipc_msg *m, int type, const int *out_fds, int nout, int *fds, int *nfds,
+			int ms)
 {
 	uint64_t until = clock_now_ns() + (uint64_t)ms * NS_PER_MS, arg0 = m->arg[0];
 	int err = ipc_msg_send(sock, m, out_fds, nout);

@@ -207,7 +207,8 @@ static int ep_filter(struct epoll_event *events, int n, bool *marked)
 			continue;
 		}
 		events[out] = events[i];
-		if (unlikely((data & EP_TAG_MASK) == EP_TAG) && atomic_load_explicit(&ep_tags_used, memory_order_relaxed)) {
+		if (unlikely((data & EP_TAG_MASK) == EP_TAG) &&
+		    atomic_load_explicit(&ep_tags_used, memory_order_relaxed)) {
 			struct item *it = (struct item *)(uintptr_t)(data & ~EP_TAG_MASK);
 
 			it->disabled = true;
@@ -333,7 +334,8 @@ static int ep_wait(struct ep *ep, const struct ep_call *call)
 			ep_hand_on(ep, c);
 			return n;
 		}
-		if (!marked && !(c && ep->nready) && call->deadline != WAIT_FOREVER && clock_now_ns() >= call->deadline) {
+		if (!marked && !(c && ep->nready) && call->deadline != WAIT_FOREVER &&
+		    clock_now_ns() >= call->deadline) {
 			n = c ? ep_look(ep, call) : 0;
 			return n > 0 ? n : 0;
 		}

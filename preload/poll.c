@@ -35,7 +35,7 @@ struct set {
 /* Any tracked descriptor at all? */
 static bool set_is_ours(const struct pollfd *fds, nfds_t n)
 {
-	for (nfds_t i = 0; i < n; i++)
+	for (nfds_t i = 0; fds && i < n; i++)
 		if (fds[i].fd >= 0 && file_get_any(fds[i].fd))
 			return true;
 	return false;
@@ -74,7 +74,8 @@ static void set_close(struct set *set)
 		if (!f)
 			continue;
 		if (f->type == FILE_SOCK)
-			atomic_fetch_sub_explicit(&container_of(f, struct sock, file)->in_kernel, 1, memory_order_seq_cst);
+			atomic_fetch_sub_explicit(&container_of(f, struct sock, file)->in_kernel, 1,
+						  memory_order_seq_cst);
 		file_put(f);
 	}
 	if (set->map)
@@ -82,7 +83,7 @@ static void set_close(struct set *set)
 	errno = saved;
 }
 
-/* Look at the adopted ones: fills their revents, and takes them out of the kernel's copy. Returns how many are ready. */
+/* Look at the adopted ones: fill their revents, take them out of the kernel's copy. Returns how many are ready. */
 static int set_look(struct set *set)
 {
 	int ready = 0;
@@ -221,17 +222,28 @@ static uint64_t deadline_of(const struct timespec *t)
 	return ns ? clock_now_ns() + ns : 0;
 }
 
-PUBLIC int poll(struct pollfd *fds, nfds_t n, int timeout)
+/* <poll.h> promises the compiler that the array is only written, and not NULL; applications do otherwise. */
+static struct pollfd *hidden(struct pollfd *p)
 {
-	if (!fds || n > FD_MAX || !set_is_ours(fds, n))
+	__asm__("" : "+r"(p));
+	return p;
+}
+
+PUBLIC int poll(struct pollfd *array, nfds_t n, int timeout)
+{
+	struct pollfd *fds = hidden(array);
+
+	if (n > FD_MAX || !set_is_ours(fds, n))
 		return libc()->poll(fds, n, timeout);
 	return poll_call(fds, n, timeout < 0 ? WAIT_FOREVER :
 			 timeout ? clock_now_ns() + (uint64_t)timeout * NS_PER_MS : 0, NULL);
 }
 
-PUBLIC int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+PUBLIC int ppoll(struct pollfd *array, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
-	if (!fds || n > FD_MAX || (timeout && (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)) ||
+	struct pollfd *fds = hidden(array);
+
+	if (n > FD_MAX || (timeout && (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)) ||
 	    !set_is_ours(fds, n))
 		return libc()->ppoll(fds, n, timeout, mask);
 	return poll_call(fds, n, deadline_of(timeout), mask);
@@ -246,7 +258,8 @@ PUBLIC int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t len)
 }
 
 PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len);
-PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len)
+PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+		       size_t len)
 {
 	if (len / sizeof(*fds) < n)
 		abort();
@@ -255,15 +268,17 @@ PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *time
 
 /* ---- select ---- */
 
+#define LONG_BITS (8 * (int)sizeof(long))
+
 static bool bit_get(const fd_set *set, int fd)
 {
-	return set && (((const unsigned long *)set)[fd / (8 * (int)sizeof(long))] >> (fd % (8 * (int)sizeof(long))) & 1);
+	return set && (((const unsigned long *)set)[fd / LONG_BITS] >> (fd % LONG_BITS) & 1);
 }
 
 static void bit_put(fd_set *set, int fd, bool on)
 {
-	unsigned long bit = 1ul << (fd % (8 * (int)sizeof(long)));
-	unsigned long *word = set ? &((unsigned long *)set)[fd / (8 * (int)sizeof(long))] : NULL;
+	unsigned long bit = 1ul << (fd % LONG_BITS);
+	unsigned long *word = set ? &((unsigned long *)set)[fd / LONG_BITS] : NULL;
 
 	if (word)
 		*word = on ? *word | bit : *word & ~bit;

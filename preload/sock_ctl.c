@@ -218,7 +218,8 @@ static void note_option(struct sock *s, int level, int name, const void *value, 
 		note_flag(s, IPC_OPT_CORK, value, len);
 	} else if (level == IPPROTO_TCP && name == TCP_QUICKACK) {
 		note_flag(s, IPC_OPT_QUICKACK, value, len);
-	} else if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO) && len >= sizeof(struct timeval)) {
+	} else if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO) &&
+		   len >= sizeof(struct timeval)) {
 		struct timeval t;
 		uint64_t ns;
 
@@ -302,17 +303,29 @@ PUBLIC int fcntl64(int fd, int cmd, ...)
 }
 
 /* ioctls about bytes. Returns true if answered. */
-static bool fast_ioctl(struct sock *s, unsigned long req, int *arg)
+static bool fast_ioctl(struct sock *s, unsigned long req, void *arg)
 {
+	int n;
+
 	if (sock_state(s) != SOCK_FAST || !arg)
 		return false;
 	if (req == FIONREAD)
-		*arg = (int)stream_unread(&s->st);
+		n = (int)stream_unread(&s->st);
 	else if (req == SIOCOUTQ || req == SIOCOUTQNSD)
-		*arg = (int)stream_unacked(&s->st);
+		n = (int)stream_unacked(&s->st);
 	else
 		return false;
+	memcpy(arg, &n, sizeof(n)); /* the application's pointer need not be aligned */
 	return true;
+}
+
+static int int_at(const void *arg)
+{
+	int n = 0;
+
+	if (arg)
+		memcpy(&n, arg, sizeof(n));
+	return n;
 }
 
 PUBLIC int ioctl(int fd, unsigned long req, ...)
@@ -333,8 +346,8 @@ PUBLIC int ioctl(int fd, unsigned long req, ...)
 	} else {
 		ret = libc()->ioctl(fd, req, arg);
 		if (!ret && req == FIONBIO && arg)
-			s->nonblock = *(int *)arg != 0;
-		if (!ret && req == FIOASYNC && arg && *(int *)arg)
+			s->nonblock = int_at(arg) != 0;
+		if (!ret && req == FIOASYNC && int_at(arg))
 			s->try_at = NEVER;
 	}
 	sock_put(s);

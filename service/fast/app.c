@@ -34,8 +34,6 @@ static void app_take_over(struct fast_thread *t, struct flow *f, const struct ip
 			f->flags |= FLOW_ACK_NOW;
 		f->opts = (uint16_t)rec->opts;
 		flowset_add(&t->ready, f->id);
-		if (flow_tx_size(f) - (uint32_t)(f->snd_end - f->snd_una) < flow_tx_size(f) / 3)
-			f->flags &= ~FLOW_SPACE_TOLD;
 	}
 	f->rcv_read = rec->rcv_read;
 	f->context = rec->context;
@@ -142,13 +140,13 @@ void app_acked(struct fast_thread *t, struct flow *f)
 
 	/* pairs with the application's acquire load: the bytes have been read for the last time */
 	atomic_store_explicit(&s->snd_acked, acked, memory_order_release);
-	if (free < flow_tx_size(f) / 3 || f->flags & FLOW_SPACE_TOLD)
+	if (free < flow_tx_size(f) / 3)
 		return;
 	/* pairs with the fence between the application's store of `want` and its look at snd_acked */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!(atomic_load_explicit(&s->want, memory_order_relaxed) & IPC_WANT_SPACE))
 		return;
-	f->flags |= FLOW_SPACE_TOLD;
+	/* The application takes `want` back when it has seen the room; no memory of our own could know that in time. */
 	app_ring(t, f);
 }
 

@@ -49,7 +49,6 @@ enum flow_flag {
 	FLOW_DELACK = 1u << 15,	  /* an ACK is owed, delayed */
 	FLOW_SLOW_START = 1u << 16, /* limits allow cwnd to grow */
 	FLOW_CORK_OVER = 1u << 17,  /* corked for 200 ms: the partial segment goes */
-	FLOW_SPACE_TOLD = 1u << 18, /* the application knows that a third of its buffer is free */
 	FLOW_TIMED = 1u << 19,	    /* a segment is being timed for RTT */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
