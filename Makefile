@@ -136,8 +136,8 @@ $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lm
 tools: $(TOOLS)
 
-net: all tools
-	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net $(PYTEST_ARGS)
+net: all tools $(FAKE)
+	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net tests/unit $(PYTEST_ARGS)
 
 # ---- lint ----
 

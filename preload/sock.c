@@ -20,13 +20,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "service/base/clock.h"
+#include "service/ipc/msg.h"
 
 #define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
 #define FIRST_LOOK_BYTES 4096	/* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
+static char service_path[108]; /* written once */
 bool sock_verbose;
 
 static struct pool sock_pool = { .size = sizeof(struct sock) };
@@ -46,8 +49,11 @@ static void own_fd(int fd, bool is_own)
 
 static void service_init(void)
 {
-	const char *v = getenv("TAPAS_VERBOSE");
+	const char *v = getenv("TAPAS_VERBOSE"), *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
 
+	/* kept: servers such as nginx wipe the environment before their workers get here */
+	if (strlen(path) < sizeof(service_path))
+		strcpy(service_path, path);
 	sock_verbose = v && *v && *v != '0';
 	core_fd_hook = own_fd;
 	fd_start();
@@ -82,7 +88,7 @@ struct core *sock_service(void)
 
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 		c = NULL;
-		if (core_open(NULL, &c) < 0)
+		if (core_open(service_path, &c) < 0)
 			c = NULL;
 		/* pairs with the acquire loads above */
 		atomic_store_explicit(&sock_core, c, memory_order_release);

@@ -52,44 +52,53 @@ static inline bool bell_any(struct bell *b)
 	return false;
 }
 
+/* Take from the words of summary word @s that @mask names; see bell_take(). */
+static inline uint32_t bell_take_words(struct bell *b, uint32_t s, uint64_t mask, uint32_t *out, uint32_t max,
+				       uint32_t *cursor)
+{
+	uint32_t n = 0;
+	uint64_t sum;
+
+	/* pairs with the fetch_or of the summary in bell_ring() */
+	if (!max || !(atomic_load_explicit(&b->summary[s], memory_order_relaxed) & mask))
+		return 0;
+	sum = atomic_fetch_and_explicit(&b->summary[s], ~mask, memory_order_seq_cst) & mask;
+	while (sum && n < max) {
+		uint32_t w = s * 64 + (uint32_t)__builtin_ctzll(sum);
+		/* pairs with the fetch_or of the word in bell_ring() */
+		uint64_t bits = atomic_exchange_explicit(&b->word[w], 0, memory_order_seq_cst);
+
+		while (bits && n < max) {
+			out[n++] = w * 64 + (uint32_t)__builtin_ctzll(bits);
+			bits &= bits - 1;
+		}
+		*cursor = bits ? w : w + 1;
+		if (bits)
+			atomic_fetch_or_explicit(&b->word[w], bits, memory_order_seq_cst);
+		else
+			sum &= sum - 1;
+	}
+	if (sum) /* give the rest back */
+		atomic_fetch_or_explicit(&b->summary[s], sum, memory_order_seq_cst);
+	return n;
+}
+
 /*
- * Take up to @max members into @out, in index order from *@cursor on (a word index, kept by
- * the caller so that low members do not starve high ones). Members not taken stay.
- * Returns how many were taken.
+ * Take up to @max members into @out, word by word from *@cursor on, round to where it began
+ * (a word index, kept by the caller so that low members do not starve high ones; @max must be
+ * 64 or more for that, as a word is begun again if not all of it was taken). Members not
+ * taken stay. Returns how many were taken.
  */
 static inline uint32_t bell_take(struct bell *b, uint32_t *out, uint32_t max, uint32_t *cursor)
 {
-	uint32_t n = 0, start = *cursor % BELL_WORDS;
+	uint32_t start = *cursor % BELL_WORDS, n = 0;
+	uint64_t from = ~0ull << (start % 64);
 
-	for (uint32_t k = 0; k <= BELL_SUMMARY && n < max; k++) {
+	for (uint32_t k = 0; k <= BELL_SUMMARY; k++) {
 		uint32_t s = (start / 64 + k) % BELL_SUMMARY;
-		/* pairs with the fetch_or of the summary in bell_ring() */
-		uint64_t sum = atomic_load_explicit(&b->summary[s], memory_order_relaxed);
+		uint64_t mask = k == 0 ? from : k == BELL_SUMMARY ? ~from : ~0ull;
 
-		if (!sum)
-			continue;
-		sum = atomic_exchange_explicit(&b->summary[s], 0, memory_order_seq_cst);
-		while (sum) {
-			uint32_t w = s * 64 + (uint32_t)__builtin_ctzll(sum);
-			uint64_t bits;
-
-			if (n >= max) { /* give the rest back */
-				atomic_fetch_or_explicit(&b->summary[s], sum, memory_order_seq_cst);
-				break;
-			}
-			sum &= sum - 1;
-			/* pairs with the fetch_or of the word in bell_ring() */
-			bits = atomic_exchange_explicit(&b->word[w], 0, memory_order_seq_cst);
-			while (bits && n < max) {
-				out[n++] = w * 64 + (uint32_t)__builtin_ctzll(bits);
-				bits &= bits - 1;
-			}
-			*cursor = w + 1;
-			if (bits) {
-				atomic_fetch_or_explicit(&b->word[w], bits, memory_order_seq_cst);
-				sum |= 1ull << (w % 64);
-			}
-		}
+		n += bell_take_words(b, s, mask, out + n, max - n, cursor);
 	}
 	return n;
 }

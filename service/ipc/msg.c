@@ -80,8 +80,10 @@ int ipc_msg_recv(int sock, struct ipc_msg *m, int *fds, int *nfds, int flags)
 		char buf[CMSG_SPACE(IPC_MSG_FDS * sizeof(int))];
 	} control;
 	struct iovec v = {m, sizeof *m};
-	struct msghdr h = {
-		.msg_iov = &v, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof control.buf};
+	struct msghdr h = {.msg_iov = &v,
+			   .msg_iovlen = 1,
+			   .msg_control = control.buf,
+			   .msg_controllen = sizeof control.buf};
 	ssize_t n = recvmsg(sock, &h, flags | MSG_CMSG_CLOEXEC);
 
 	*nfds = 0;
@@ -103,11 +105,12 @@ int ipc_msg_recv(int sock, struct ipc_msg *m, int *fds, int *nfds, int flags)
 				close(fd);
 		}
 	}
-	if (!(h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+	/* an empty message looks like the end of file, but may bring descriptors */
+	if (n > 0 && !(h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		return (int)n;
 	while (*nfds > 0)
 		close(fds[--*nfds]);
-	return -EPROTO;
+	return n ? -EPROTO : 0;
 }
 
 const char *ipc_socket_path(bool secure)

@@ -11,7 +11,9 @@
 #include "service/base/clock.h"
 
 #define CONGEST_TICK_NS NS_PER_MS
-#define CONGEST_IDLE_TICKS 16 /* ticks without traffic after which a flow leaves the loop */
+#define CONGEST_IDLE_INTERVALS 4 /* without traffic, after which a flow leaves the loop */
+
+enum interval { INTERVAL_RUNS, INTERVAL_IDLE, INTERVAL_BUSY };
 
 static struct cc_config congest_config(const struct config *c)
 {
@@ -60,8 +62,8 @@ void congest_forget(struct slow *s, struct conn *c)
 		}
 }
 
-/* One interval of one flow. Returns whether it had traffic. */
-static bool congest_update(struct slow *s, struct conn *c, const struct cc_config *cfg)
+/* If an interval of the flow has ended: its sample through its congestion control, and whether it had traffic. */
+static enum interval congest_update(struct slow *s, struct conn *c, const struct cc_config *cfg)
 {
 	struct flow_stats *st = fast_stats(s->env.fast, c->id);
 	uint64_t acked = atomic_load_explicit(&st->acked_bytes, memory_order_relaxed);
@@ -85,17 +87,17 @@ static bool congest_update(struct slow *s, struct conn *c, const struct cc_confi
 	uint64_t interval_ns = MAX(2ull * m.srtt_us * NS_PER_US, CONGEST_TICK_NS);
 
 	if (m.interval_ns < interval_ns)
-		return true;
+		return INTERVAL_RUNS;
 	c->cc_acked = acked;
 	c->cc_ecn = ecn;
 	c->cc_rexmits = rexmits;
 	c->cc_timeouts = timeouts;
 	c->cc_last_ns = s->now_ns;
 	if (!m.acked_bytes && !m.fast_rexmits && !m.timeouts)
-		return m.in_flight != 0;
+		return m.in_flight ? INTERVAL_BUSY : INTERVAL_IDLE;
 	c->cc->update(&c->cc_state, cfg, &m);
 	congest_publish(s, c);
-	return true;
+	return INTERVAL_BUSY;
 }
 
 static void congest_tick(void *ctx, uint64_t now_ns)
@@ -107,9 +109,13 @@ static void congest_tick(void *ctx, uint64_t now_ns)
 	congest_active(s);
 	for (uint32_t i = 0; i < s->nactive;) {
 		struct conn *c = &s->conns[s->active[i]];
+		enum interval had = congest_update(s, c, &cfg);
 
-		c->cc_idle_ticks = congest_update(s, c, &cfg) ? 0 : c->cc_idle_ticks + 1;
-		if (c->cc_idle_ticks < CONGEST_IDLE_TICKS) {
+		if (had == INTERVAL_BUSY)
+			c->cc_idle = 0;
+		else if (had == INTERVAL_IDLE)
+			c->cc_idle++;
+		if (c->cc_idle < CONGEST_IDLE_INTERVALS) {
 			i++;
 			continue;
 		}
@@ -133,7 +139,7 @@ void congest_active(struct slow *s)
 
 			if (!c || c->state != CONN_FAST)
 				continue;
-			c->cc_idle_ticks = 0;
+			c->cc_idle = 0;
 			if (c->cc_active)
 				continue;
 			c->cc_active = true;

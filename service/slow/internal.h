@@ -92,7 +92,7 @@ struct conn {
 	struct cc_state cc_state;
 	bool cc_active;
 	uint64_t cc_last_ns, cc_acked, cc_ecn;
-	uint32_t cc_rexmits, cc_timeouts, cc_idle_ticks;
+	uint32_t cc_rexmits, cc_timeouts, cc_idle;
 };
 
 /* A registered application: one process with the library. */
@@ -184,7 +184,7 @@ struct slow {
 	bool probe_all; /* a change was notified: ask for every flow */
 	uint32_t probe_cursor;
 	uint32_t *active; /* conns in the congestion loop */
-	uint32_t nactive, active_cursor, cc_quiet_ticks;
+	uint32_t nactive, active_cursor;
 	uint64_t adoptions; /* for [test] fail_adopt_* */
 };
 

@@ -113,8 +113,8 @@ uint32_t wire_build(uint8_t *frame, const struct wire_template *t, const struct 
 	put16(tcp + 14, s->window);
 	put32(tcp + 16, 0);
 	build_options(tcp + TCP_LEN, s);
-	sum = (uint16_t)~csum_fold(csum_add(csum_pseudo(&t->key.local, &t->key.remote, tcp_hdr + len) + payload_sum, tcp,
-					    tcp_hdr));
+	sum = (uint16_t)~csum_fold(
+		csum_add(csum_pseudo(&t->key.local, &t->key.remote, tcp_hdr + len) + payload_sum, tcp, tcp_hdr));
 	memcpy(tcp + 16, &sum, 2);
 	return ETH_LEN + ip_len + tcp_hdr;
 }

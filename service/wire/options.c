@@ -20,7 +20,7 @@ static void option_sack(const uint8_t *opt, uint32_t len, struct tcp_options *ou
 	}
 }
 
-/* One option of @len bytes, kind and length included. A known kind with a wrong length is as good as unknown. */
+/* One option of @len bytes, kind and length included. A known kind with a wrong length is skipped. */
 static void option_one(const uint8_t *opt, uint32_t len, struct tcp_options *out)
 {
 	switch (opt[0]) {

@@ -25,7 +25,7 @@ static uint32_t get32(const uint8_t *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Fill the key; @first and @second are the addresses in the order of the header, @ports likewise. */
+/* Fill the key; @ports: the two ports in the order of the header. */
 static void parse_key(struct segment *s, const struct ip_addr *src, const struct ip_addr *dst, const uint8_t *ports,
 		      bool from_us)
 {
@@ -45,6 +45,14 @@ static struct ip_addr parse_v4(const uint8_t *p)
 
 	memcpy(&v, p, 4);
 	return ip_addr_v4(v);
+}
+
+/* Both addresses of an IPv6 header. Mapped ones would pass for an IPv4 flow's: false, Linux refuses them too. */
+static bool parse_v6(const uint8_t *ip, struct ip_addr *src, struct ip_addr *dst)
+{
+	memcpy(src->b, ip + 8, 16);
+	memcpy(dst->b, ip + 24, 16);
+	return !ip_addr_is_v4(src) && !ip_addr_is_v4(dst);
 }
 
 static enum wire_kind parse_tcp(const uint8_t *frame, const uint8_t *tcp, uint32_t len, const struct ip_addr *src,
@@ -79,10 +87,8 @@ static enum wire_kind parse_quoted(const uint8_t *ip, uint32_t len, bool v6, str
 	const uint8_t *tcp;
 
 	if (v6) {
-		if (len < IP6_LEN + 8 || ip[0] >> 4 != 6 || ip[6] != PROTO_TCP)
+		if (len < IP6_LEN + 8 || ip[0] >> 4 != 6 || ip[6] != PROTO_TCP || !parse_v6(ip, &src, &dst))
 			return WIRE_OTHER;
-		memcpy(src.b, ip + 8, 16);
-		memcpy(dst.b, ip + 24, 16);
 		tcp = ip + IP6_LEN;
 	} else {
 		uint32_t ihl = (ip[0] & 15u) * 4u;
@@ -105,9 +111,10 @@ static bool icmp_is_error(uint8_t type, bool v6)
 	return v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-static enum wire_kind parse_icmp(const uint8_t *icmp, uint32_t len, bool v6, struct segment *s)
+/* @pseudo: partial sum of the pseudo-header of ICMPv6. A wrong checksum is for Linux to count. */
+static enum wire_kind parse_icmp(const uint8_t *icmp, uint32_t len, bool v6, uint64_t pseudo, struct segment *s)
 {
-	if (len < ICMP_LEN + 1 || !icmp_is_error(icmp[0], v6))
+	if (len < ICMP_LEN + 1 || !icmp_is_error(icmp[0], v6) || csum_fold(csum_add(pseudo, icmp, len)) != 0xffff)
 		return WIRE_OTHER;
 	s->icmp_type = icmp[0];
 	s->icmp_code = icmp[1];
@@ -138,7 +145,7 @@ static enum wire_kind parse_ip4(const uint8_t *frame, uint32_t len, bool from_us
 	s->ecn = ip[1] & 3;
 	s->ttl = ip[8];
 	if (ip[9] == PROTO_ICMP)
-		return parse_icmp(ip + IP4_LEN, total - IP4_LEN, false, s);
+		return parse_icmp(ip + IP4_LEN, total - IP4_LEN, false, 0, s);
 	return parse_tcp(frame, ip + IP4_LEN, total - IP4_LEN, &src, &dst, from_us, s);
 }
 
@@ -153,23 +160,27 @@ static enum wire_kind parse_ip6(const uint8_t *frame, uint32_t len, bool from_us
 	if (ip[0] >> 4 != 6 || (ip[6] != PROTO_TCP && ip[6] != PROTO_ICMP6))
 		return WIRE_OTHER;
 	payload = get16(ip + 4);
+	if (!parse_v6(ip, &src, &dst))
+		return WIRE_OTHER;
 	if (payload > room - IP6_LEN)
 		return WIRE_BAD;
-	memcpy(src.b, ip + 8, 16);
-	memcpy(dst.b, ip + 24, 16);
 	s->tos = (uint8_t)(ip[0] << 4 | ip[1] >> 4);
 	s->ecn = s->tos & 3;
 	s->ttl = ip[7];
 	s->flow_label = get32(ip) & 0xfffff;
-	if (ip[6] == PROTO_ICMP6)
-		return parse_icmp(ip + IP6_LEN, payload, true, s);
+	if (ip[6] == PROTO_ICMP6) {
+		uint64_t pseudo = csum_add((uint64_t)htonl(payload) + htonl(PROTO_ICMP6), ip + 8, 32);
+
+		return parse_icmp(ip + IP6_LEN, payload, true, pseudo, s);
+	}
 	return parse_tcp(frame, ip + IP6_LEN, payload, &src, &dst, from_us, s);
 }
 
 enum wire_kind wire_parse(const uint8_t *frame, uint32_t len, bool from_us, struct segment *out)
 {
 	memset(out, 0, sizeof *out);
-	if (len < ETH_LEN)
+	/* what comes to a group address is never a flow's */
+	if (len < ETH_LEN || (!from_us && (frame[0] & 1)))
 		return WIRE_OTHER;
 	out->eth = frame;
 	switch (get16(frame + 12)) {

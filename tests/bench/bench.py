@@ -132,7 +132,7 @@ class Bench:
         return {"MB/s": (rate / 1e6, True), "cpu_us": ((j["busy_s"] - j["empty_s"]) * 1e6 / megabytes, False)}
 
     def redis(self, lab, test, pipeline):
-        n = int(60000 * SECONDS * (1 if pipeline == 1 else 4))
+        n = int(60000 * SECONDS * (1 if pipeline == 1 else 8))
         cmd = ["taskset", "-c", CLIENT_CPU, "redis-benchmark", "-h", lab.addr, "-p", REDIS, "-t", test, "-n", n, "-c", 50,
                "-P", pipeline, "--csv"]
         busy = busy_seconds()

@@ -20,6 +20,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if os.geteuid() == 0:
+        lab_module.remove_orphans()
         return
     skip = pytest.mark.skip(reason="network namespaces need root")
     for item in items:

@@ -95,6 +95,20 @@ def stop_process(proc, timeout=5.0, sig=signal.SIGTERM):
     return proc.returncode
 
 
+def remove_orphans():
+    """Namespaces and directories of test runs that were killed and could not clean up."""
+    for entry in os.scandir("/run/netns") if os.path.isdir("/run/netns") else []:
+        m = re.fullmatch(r"tst(\d+)n\d+[a-z]", entry.name)
+        if m and not os.path.exists("/proc/" + m.group(1)):
+            host = Host.__new__(Host)
+            host.name = entry.name
+            host.close()
+    for entry in os.scandir(tempfile.gettempdir()):
+        m = re.fullmatch(r"tapas-test-(\d+)-\w+", entry.name)
+        if m and not os.path.exists("/proc/" + m.group(1)):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
 class Host:
     """One network namespace."""
 
@@ -243,7 +257,7 @@ class Lab:
         self.procs = []
         self.hosts = []
         self.service = None
-        self.dir = tempfile.mkdtemp(prefix="tapas-test-")
+        self.dir = tempfile.mkdtemp(prefix="tapas-test-%d-" % os.getpid())
         os.chmod(self.dir, 0o755)
         self.socket_path = os.path.join(self.dir, "tapasd.sock")
         self.log_path = os.path.join(self.dir, "tapasd.log")
@@ -493,9 +507,11 @@ class Lab:
         return self
 
     def __exit__(self, *exc):
-        if exc[0] is not None and self.mode != "plain":
-            print("---- tapasd's log (end) ----\n" + self.log()[-4000:])
-        self.close()
+        try:
+            if exc[0] is not None and self.mode != "plain":
+                print("---- tapasd's log (end) ----\n" + self.log()[-4000:])
+        finally:
+            self.close()
 
 
 def echo_once(sock, data=b"x" * 64):
