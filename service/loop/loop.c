@@ -454,9 +454,10 @@ int loop_write(struct loop *l, int fd, const void *data, size_t len, uint64_t *f
 	struct io_uring_sqe *sqe;
 	struct write_buf *wb;
 
-	if (len > WRITE_BUF_SIZE)
+	/* too long for a buffer, or a burst that took them all: what is queued leaves first, then this */
+	if (len > WRITE_BUF_SIZE || index == NONE)
 		return write_direct(l, fd, data, len);
-	sqe = index == NONE ? NULL : loop_sqe(l);
+	sqe = loop_sqe(l);
 	if (!sqe)
 		return -ENOBUFS;
 	wb = &l->write[index];

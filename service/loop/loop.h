@@ -45,7 +45,7 @@ int loop_stream_reads(struct loop *l, int fd, unsigned depth, size_t size, loop_
 /*
  * Queue a write of @len bytes (copied into a buffer of the loop's). Writes queued during one
  * turn are submitted together, in order of queuing; more than 4096 bytes are written at once,
- * after what was queued before. Returns 0, -ENOBUFS when all buffers are in flight, -EMSGSIZE
+ * after what was queued before. Returns 0, -ENOBUFS when the kernel takes nothing now, -EMSGSIZE
  * beyond 64 KiB. @failed, if not NULL, is increased by each write that fails later.
  */
 int loop_write(struct loop *l, int fd, const void *data, size_t len, uint64_t *failed);

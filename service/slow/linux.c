@@ -87,9 +87,10 @@ static void linux_closed(struct slow *s, struct conn *c)
 }
 
 /*
- * A reset from the kernel socket. After a wire RST that we injected: the reset holds. From a
- * socket that nobody holds any more: it only means that our question came through. Else it
- * was killed (ss -K), closed with linger 0, or a rule rejects: the peer is reset too.
+ * A reset from the kernel socket. After a wire RST that we injected: the reset holds. Without
+ * ACK, after FINs, it says that there is no socket any more (RFC 9293 3.10.7.1): our question
+ * came through. Else it was killed (ss -K), closed with linger 0, or a rule rejects: the
+ * peer is reset too.
  */
 static void linux_reset(struct slow *s, struct conn *c, const struct segment *seg)
 {
@@ -102,7 +103,7 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 		return;
 	}
 	counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
-	if (c->failed || (c->orphan && c->local_fin)) {
+	if (c->failed || (c->local_fin && (c->orphan || c->peer_fin) && !(seg->flags & TCP_ACK))) {
 		verdict_answer(s, c, VERDICT_ACCEPT);
 		return;
 	}

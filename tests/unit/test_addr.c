@@ -50,8 +50,8 @@ static void text_both_ways(void **state)
 
 static void bad_text_is_refused(void **state)
 {
-	static const char *const table[] = {"",	  "10.0.0", "10.0.0.256", "10.0.0.1 ", "1.2.3.4.5", "host", ":::",
-					    "::g", "1:2",    "fe80::1%eth0"};
+	static const char *const table[] = {"",     "10.0.0", "10.0.0.256", "10.0.0.1 ", "1.2.3.4.5",
+					    "host", ":::",    "::g",        "1:2",       "fe80::1%eth0"};
 	struct ip_addr a;
 
 	(void)state;
@@ -61,12 +61,12 @@ static void bad_text_is_refused(void **state)
 
 static void special_addresses(void **state)
 {
-	static const char *const special[] = {"127.0.0.1", "127.255.255.255", "0.0.0.0", "0.1.2.3",
-					      "224.0.0.1", "239.1.1.1",	      "240.0.0.1", "255.255.255.255",
-					      "::",	   "::1",	      "ff02::1",   "::ffff:127.0.0.1"};
-	static const char *const ordinary[] = {"1.0.0.0",	  "10.0.0.1",	 "126.255.255.255", "128.0.0.1",
-					       "223.255.255.255", "192.168.0.1", "fe80::1",	    "2001:db8::1",
-					       "::2",		  "fc00::1",	 "1::"};
+	static const char *const special[] = {"127.0.0.1", "127.255.255.255", "0.0.0.0",         "0.1.2.3", "224.0.0.1",
+					      "239.1.1.1", "240.0.0.1",       "255.255.255.255", "::",      "::1",
+					      "ff02::1",   "::ffff:127.0.0.1"};
+	static const char *const ordinary[] = {
+		"1.0.0.0",     "10.0.0.1", "126.255.255.255", "128.0.0.1", "223.255.255.255", "192.168.0.1", "fe80::1",
+		"2001:db8::1", "::2",      "fc00::1",         "1::"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(special); i++) {
@@ -140,8 +140,8 @@ static void keys_compare(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(text_both_ways),   cmocka_unit_test(bad_text_is_refused),
-		cmocka_unit_test(special_addresses), cmocka_unit_test(socket_addresses),
+		cmocka_unit_test(text_both_ways),           cmocka_unit_test(bad_text_is_refused),
+		cmocka_unit_test(special_addresses),        cmocka_unit_test(socket_addresses),
 		cmocka_unit_test(key_text_fits_and_is_cut), cmocka_unit_test(keys_compare),
 	};
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The bell: nothing rung is lost, nobody starves, any content is harmless. */
 /* links: */
-/* libs: -lpthread */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -190,7 +189,7 @@ static void threads_lose_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rung_once_taken_once),	     cmocka_unit_test(out_of_range_stays_inside),
+		cmocka_unit_test(rung_once_taken_once),      cmocka_unit_test(out_of_range_stays_inside),
 		cmocka_unit_test(what_does_not_fit_stays),   cmocka_unit_test(low_members_do_not_starve_high_ones),
 		cmocka_unit_test(half_a_ring_is_found_late), cmocka_unit_test(any_content_is_harmless),
 		cmocka_unit_test(threads_lose_nothing),

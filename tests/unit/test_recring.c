@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The ring between two threads: order, contents, full and empty, the end of the memory. */
 /* links: service/ipc/recring.c */
-/* libs: -lpthread */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -202,9 +201,12 @@ static void threads_agree(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sizes_are_checked),	   cmocka_unit_test(empty_and_in_order),
-		cmocka_unit_test(nothing_is_visible_before_commit), cmocka_unit_test(peek_does_not_consume),
-		cmocka_unit_test(wraps_with_every_length), cmocka_unit_test(full_then_room_again),
+		cmocka_unit_test(sizes_are_checked),
+		cmocka_unit_test(empty_and_in_order),
+		cmocka_unit_test(nothing_is_visible_before_commit),
+		cmocka_unit_test(peek_does_not_consume),
+		cmocka_unit_test(wraps_with_every_length),
+		cmocka_unit_test(full_then_room_again),
 		cmocka_unit_test(threads_agree),
 	};
 
