@@ -309,7 +309,7 @@ static void settle_linux(struct sock *s, bool died)
 
 		libc()->setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
 	} else if (reason != IPC_REASON_RACE && reason != IPC_REASON_BUSY && reason != IPC_REASON_FULL &&
-		   reason != IPC_REASON_MEMORY) {
+		   reason != IPC_REASON_MEMORY && reason != IPC_REASON_SILENT && reason != IPC_REASON_STATE) {
 		s->try_at = NEVER;
 	}
 	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);

@@ -139,7 +139,6 @@ start_redis() { # start_redis NAMESPACE [tapas run]
 	shift
 	spawn "$ns" "$tmp/redis-$ns.log" taskset -c $server_cpu "$@" redis-server --port 6379 --bind $SERVER --save "" \
 		--appendonly no --protected-mode no
-	redis=$spawned
 	if ! until_true 10 grep -q "Ready to accept" "$tmp/redis-$ns.log"; then
 		fail "redis-server did not start:"
 		tail -5 "$tmp/redis-$ns.log" | quote
@@ -153,7 +152,7 @@ stop() { # stop PID: and wait until it is gone
 }
 
 bench() { # bench CLIENT_NS -> "SET GET" requests per second
-	in_ns "$1" taskset -c 0 redis-benchmark -h $SERVER -t set,get -n "$REQUESTS" -c 50 --csv 2>/dev/null |
+	in_ns "$1" timeout 60 taskset -c 0 redis-benchmark -h $SERVER -t set,get -n "$REQUESTS" -c 50 --csv 2>/dev/null |
 		awk -F'"' '/^"(SET|GET)"/ { printf "%d ", $4 }'
 }
 
@@ -253,9 +252,8 @@ awk -v d="$t_drop" -v g="$t_gone" '
 while read -r word rest; do if [ "$word" = ok ]; then good "$rest"; else fail "$rest"; fi; done <"$tmp/verdict"
 
 step "7. Exclusive mode: Linux's interface is the TAP; ARP and handshakes pass it"
-stop "$redis"
-for p in "${pids[@]}"; do [ "$p" = "$service" ] && stop "$service"; done
-for p in $(ip netns pids "$S"); do kill "$p" 2>/dev/null; done
+for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/null; done
+stop "$service"
 sleep 0.3
 ip -n "$S" addr flush dev nic0
 ip -n "$C" neigh flush all

@@ -23,6 +23,8 @@
 #include "service/base/addr.h"
 #include "service/base/log.h"
 
+#define CLIENT_BATCH 16
+
 static int client_answer(struct client *cl, const struct ipc_msg *m, const int *fds, int nfds)
 {
 	int rc = ipc_msg_send(cl->sock, m, fds, nfds);
@@ -239,7 +241,10 @@ void client_close(struct slow *s, struct client *cl)
 	}
 }
 
-/* Up to a few messages a turn, so that a client that shouts does not hold up the others. */
+/*
+ * A few messages a turn, so that a client that shouts does not hold up the others, and none
+ * while many adoptions run: their answers must be read first.
+ */
 static void client_readable(void *ctx, int revents)
 {
 	struct client *cl = ctx;
@@ -247,10 +252,16 @@ static void client_readable(void *ctx, int revents)
 
 	(void)revents;
 	s->now_ns = loop_now_ns(s->env.loop);
-	for (;;) {
+	cl->more = false;
+	for (int n = 0;; n++) {
 		struct ipc_msg m;
-		int fds[IPC_MSG_FDS], nfds = 0;
-		int rc = ipc_msg_recv(cl->sock, &m, fds, &nfds, MSG_DONTWAIT);
+		int fds[IPC_MSG_FDS], nfds = 0, rc;
+
+		if (n == CLIENT_BATCH || s->count[CONN_ADOPTING] >= SLOW_ADOPTING) {
+			cl->more = s->clients_more = true;
+			return;
+		}
+		rc = ipc_msg_recv(cl->sock, &m, fds, &nfds, MSG_DONTWAIT);
 
 		if (rc == -EAGAIN || rc == -EINTR)
 			return;
@@ -274,6 +285,17 @@ static void client_readable(void *ctx, int revents)
 		client_close(s, cl);
 		return;
 	}
+}
+
+bool client_continue(struct slow *s)
+{
+	if (!s->clients_more)
+		return false;
+	s->clients_more = false;
+	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
+		if (s->clients[i] && s->clients[i]->more)
+			client_readable(s->clients[i], 0);
+	return s->clients_more && s->count[CONN_ADOPTING] < SLOW_ADOPTING;
 }
 
 static void client_accept(void *ctx, int revents)

@@ -17,6 +17,7 @@
 #define SLOW_LISTENERS 256
 #define SLOW_LEFT 1024	   /* remembered refusals, for reports */
 #define SLOW_HELD 64	   /* frames held per adoption */
+#define SLOW_ADOPTING 64   /* transactions at a time; further requests wait in their sockets */
 #define SLOW_NEIGHBOURS 1024
 #define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
 #define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
@@ -127,6 +128,7 @@ struct client {
 	uid_t uid;
 	struct app *app;
 	bool capture;
+	bool more; /* it may have further messages: looked at again in the next turn */
 };
 
 struct listener {
@@ -167,6 +169,7 @@ struct slow {
 	struct app *apps[FAST_APPS];
 	uint32_t napps;
 	struct client *clients[SLOW_CLIENTS];
+	bool clients_more;
 	uint32_t captures;
 	struct listener listeners[SLOW_LISTENERS];
 	struct left left[SLOW_LEFT];
@@ -227,6 +230,8 @@ void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_stat
 /* client.c */
 int client_listen(struct slow *s, char *why, unsigned why_size);
 void client_close_all(struct slow *s);
+/* Go on with clients that were cut short. Returns whether there is something to do at once. */
+bool client_continue(struct slow *s);
 void client_close(struct slow *s, struct client *cl);
 void client_capture(struct slow *s, const struct up_frame *f);
 

@@ -19,13 +19,17 @@ static void slow_turn(void *ctx)
 
 	s->now_ns = loop_now_ns(s->env.loop);
 	for (int round = 0; round < TURN_ROUNDS; round++) {
+		bool more = client_continue(s);
+
 		fast_slow_awake(s->env.fast);
 		down_retry(s);
 		up_drain(s);
 		congest_active(s);
 		if (s->probe_all)
 			verdict_ask_all(s);
-		if (!s->probe_all && fast_slow_sleeps(s->env.fast))
+		if (more || s->probe_all)
+			break; /* the TAP's answers come first */
+		if (fast_slow_sleeps(s->env.fast))
 			return;
 	}
 	/* more work than one turn may take: come back at once, after the other descriptors had theirs */

@@ -77,7 +77,7 @@ bool segment_csum_ok(const struct segment *s, bool from_us);
 /* Partial sum of pseudo-header and TCP header only, for callers that sum the payload while they copy it. */
 uint64_t segment_csum_head(const struct segment *s, bool from_us);
 
-/* Parse the option bytes of a TCP header (R-TCP-02): never reads past @len, always ends. */
+/* Parse the option bytes of a TCP header: never reads past @len, always ends. */
 void tcp_options_parse(const uint8_t *opt, uint32_t len, struct tcp_options *out);
 
 #endif

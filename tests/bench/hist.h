@@ -5,7 +5,11 @@
 #include <stdint.h>
 #include <string.h>
 #define HSUB 7
-struct hist { uint64_t n, max; double sum; uint32_t v[(44 - HSUB) << HSUB]; };
+struct hist {
+	uint64_t n, max;
+	double sum;
+	uint32_t v[(44 - HSUB) << HSUB];
+};
 
 static inline void hist_add(struct hist *h, uint64_t x)
 {

@@ -29,9 +29,17 @@
 #define MAXFD 1000000
 static int ep, nreq;
 static char buf[256 << 10], out[64 << 10];
-static struct fdstate { int got, pend; char *hold; uint64_t t0; } *fds; /* pend: bytes echo could not write yet */
+static struct fdstate {
+	int got, pend;
+	char *hold;
+	uint64_t t0;
+} * fds; /* pend: bytes echo could not write yet */
 
-static void die(const char *s) { perror(s); exit(2); }
+static void die(const char *s)
+{
+	perror(s);
+	exit(2);
+}
 static uint64_t now_ns(void)
 {
 	struct timespec t;
@@ -209,10 +217,12 @@ static void client(char **v, int lasting)
 	}
 	getrusage(RUSAGE_SELF, &r1);
 	double sec = (double)(t - start) / 1e9;
-	double cpu = (double)(r1.ru_utime.tv_sec - r0.ru_utime.tv_sec + r1.ru_stime.tv_sec - r0.ru_stime.tv_sec) +
-		     (double)(r1.ru_utime.tv_usec - r0.ru_utime.tv_usec + r1.ru_stime.tv_usec - r0.ru_stime.tv_usec) / 1e6;
-	printf("{\"mode\":\"%s\",\"conns\":%d,\"rps\":%.1f,\"cpu_pct\":%.1f,\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f}\n", lasting ? "kclient" : "kcclient", conns,
-	       (double)reqs / sec, cpu / sec * 100, hist_q(&h, 50) / 1e3, hist_q(&h, 99) / 1e3, (double)h.max / 1e3);
+	double cpu =
+		(double)(r1.ru_utime.tv_sec - r0.ru_utime.tv_sec + r1.ru_stime.tv_sec - r0.ru_stime.tv_sec) +
+		(double)(r1.ru_utime.tv_usec - r0.ru_utime.tv_usec + r1.ru_stime.tv_usec - r0.ru_stime.tv_usec) / 1e6;
+	printf("{\"mode\":\"%s\",\"conns\":%d,\"rps\":%.1f,\"cpu_pct\":%.1f,\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f}\n",
+	       lasting ? "kclient" : "kcclient", conns, (double)reqs / sec, cpu / sec * 100, hist_q(&h, 50) / 1e3,
+	       hist_q(&h, 99) / 1e3, (double)h.max / 1e3);
 }
 
 int main(int argc, char **argv)

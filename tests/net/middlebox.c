@@ -207,7 +207,8 @@ int main(int argc, char **argv)
 	struct pollfd pf[2];
 
 	if (argc < 3) {
-		fprintf(stderr, "usage: middlebox IF_A IF_B [drop=PCT] [dup=PCT] [reorder=PCT] [corrupt=PCT] [delay=US] [seed=N]\n");
+		fprintf(stderr, "usage: middlebox IF_A IF_B [drop=PCT] [dup=PCT] [reorder=PCT] [corrupt=PCT] "
+				"[delay=US] [seed=N]\n");
 		return 2;
 	}
 	for (int i = 3; i < argc; i++)
@@ -240,8 +241,8 @@ int main(int argc, char **argv)
 		side_receive(&b);
 	}
 	for (int i = 0; i < 2; i++)
-		printf("%s: in %llu out %llu dropped %llu twice %llu reordered %llu corrupted %llu full %llu\n", argv[1 + i],
-		       (unsigned long long)sides[i]->in, (unsigned long long)sides[i]->out,
+		printf("%s: in %llu out %llu dropped %llu twice %llu reordered %llu corrupted %llu full %llu\n",
+		       argv[1 + i], (unsigned long long)sides[i]->in, (unsigned long long)sides[i]->out,
 		       (unsigned long long)sides[i]->dropped, (unsigned long long)sides[i]->twice,
 		       (unsigned long long)sides[i]->reordered, (unsigned long long)sides[i]->corrupted,
 		       (unsigned long long)sides[i]->full);

@@ -41,7 +41,7 @@ struct conn {
 	bool client, shut, eof, got_header, connecting;
 	uint64_t rnd;
 	struct header h;
-	uint32_t header_bytes;	  /* sent or received so far */
+	uint32_t header_bytes; /* sent or received so far */
 	uint64_t tx, tx_len, rx, rx_len;
 	uint64_t resume_tx_ns, resume_rx_ns; /* pauses; 0: none */
 	uint32_t events;
@@ -88,8 +88,9 @@ static void finish(struct conn *c, const char *error)
 	if (error) {
 		bad++;
 		if (!first_error[0])
-			snprintf(first_error, sizeof first_error, "%s (errno %d, received %llu of %llu, sent %llu of %llu)", error,
-				 errno, (unsigned long long)c->rx, (unsigned long long)c->rx_len, (unsigned long long)c->tx,
+			snprintf(first_error, sizeof first_error,
+				 "%s (errno %d, received %llu of %llu, sent %llu of %llu)", error, errno,
+				 (unsigned long long)c->rx, (unsigned long long)c->rx_len, (unsigned long long)c->tx,
 				 (unsigned long long)c->tx_len);
 	} else {
 		ok++;
@@ -327,7 +328,8 @@ int main(int argc, char **argv)
 	uint64_t mean = 0, end, seed = 0x123456789;
 
 	if (!server && !client) {
-		fprintf(stderr, "usage: talk server PORT [SECONDS] | talk client IP PORT TOTAL AT_ONCE BYTES SEED [SECONDS]\n");
+		fprintf(stderr,
+			"usage: talk server PORT [SECONDS] | talk client IP PORT TOTAL AT_ONCE BYTES SEED [SECONDS]\n");
 		return 2;
 	}
 	setrlimit(RLIMIT_NOFILE, &rl);
@@ -366,7 +368,7 @@ int main(int argc, char **argv)
 				errno = 0;
 				finish(&conns[fd], "not finished in time");
 			}
-	printf("{\"ok\": %llu, \"bad\": %llu, \"live\": %d, \"bytes\": %llu, \"error\": \"%s\"}\n", (unsigned long long)ok,
-	       (unsigned long long)bad, live, (unsigned long long)bytes, first_error);
+	printf("{\"ok\": %llu, \"bad\": %llu, \"live\": %d, \"bytes\": %llu, \"error\": \"%s\"}\n",
+	       (unsigned long long)ok, (unsigned long long)bad, live, (unsigned long long)bytes, first_error);
 	return bad || (client && ok != (uint64_t)total);
 }

@@ -19,10 +19,32 @@
 const char *const modes[] = {"echo", "conn", "http", "rx", "tx", "syn", "reflect", "blast"};
 static const char *const closes[] = {"client", "server", "rst"};
 
-struct config C = {.queue = 0, .port = 7, .cpu = -1, .wscale = 7, .acks = 2, .retries = 8, .conns = 1, .req = 64,
-       .pipe = 1, .window = 256 << 10, .rto = 200, .maxfail = 1000, .ramp = 256,
-       .cwnd_max = 256 << 10, .plo = 10000, .phi = 65000, .budget = 64, .secs = 5, .warm = 0.5,
-       .ts = true, .sack = true, .poisson = true, .napi = true, .path = "/", .hdr = "", .seed = 1};
+struct config C = {.queue = 0,
+		   .port = 7,
+		   .cpu = -1,
+		   .wscale = 7,
+		   .acks = 2,
+		   .retries = 8,
+		   .conns = 1,
+		   .req = 64,
+		   .pipe = 1,
+		   .window = 256 << 10,
+		   .rto = 200,
+		   .maxfail = 1000,
+		   .ramp = 256,
+		   .cwnd_max = 256 << 10,
+		   .plo = 10000,
+		   .phi = 65000,
+		   .budget = 64,
+		   .secs = 5,
+		   .warm = 0.5,
+		   .ts = true,
+		   .sack = true,
+		   .poisson = true,
+		   .napi = true,
+		   .path = "/",
+		   .hdr = "",
+		   .seed = 1};
 
 struct stats S, R;
 uint64_t failed, mismatched;
@@ -85,7 +107,11 @@ static void tsc_calibrate(void)
 	ms = (uint32_t)(epoch / 1000000);
 }
 
-static void fifo_init(struct fifo *q, uint32_t n) { q->v = zalloc(n * sizeof *q->v); q->n = n; }
+static void fifo_init(struct fifo *q, uint32_t n)
+{
+	q->v = zalloc(n * sizeof *q->v);
+	q->n = n;
+}
 
 void presum(uint32_t *out, const void *text, uint32_t n)
 {
@@ -110,7 +136,8 @@ static void usage(void)
 	       "  -V           verify all echoed bytes (else 1 segment of 16)   --no-verify\n"
 	       "  -b           block in poll() instead of spinning     --no-napi  no NAPI busy polling\n"
 	       "  --helper IP[:PORT]  kernel TCP listener behind IF used for NAPI polling (DST_IP:PORT)\n"
-	       "  -q Q -g -z   queue, generic XDP, try zero copy       -C CPU  pin to a core   --ring N (1024 or more)\n"
+	       "  -q Q -g -z   queue, generic XDP, try zero copy       -C CPU  pin to a core   --ring N (1024 or "
+	       "more)\n"
 	       "  -A N         ACK every N segments, 0: per batch (2)  -D MS  delayed ACK (0)\n"
 	       "  --mss N --wscale N (-1: none) --no-ts --no-sack --window BYTES --cwnd BYTES\n"
 	       "  --rto MS (200) --retries N (8) --ramp N handshakes at a time (256) --ports LO-HI\n"
@@ -156,78 +183,233 @@ static void range(char *s, uint32_t *lo, uint32_t *hi, uint32_t (*f)(const char 
 	if (*hi < *lo)
 		die("bad range");
 }
-static uint32_t port_arg(const char *s) { return (uint32_t)num(s, 1, 65535); }
+static uint32_t port_arg(const char *s)
+{
+	return (uint32_t)num(s, 1, 65535);
+}
 
-static void on_signal(int sig) { (void)sig; intr = 1; }
+static void on_signal(int sig)
+{
+	(void)sig;
+	intr = 1;
+}
 
 static void args(int argc, char **argv)
 {
-	enum { O_FIXED = 256, O_CLOSE, O_HOST, O_HEADER, O_HCLOSE, O_NOVERIFY, O_NONAPI, O_RING, O_MSS, O_WSCALE, O_NOTS, O_NOSACK, O_WINDOW,
-	       O_CWND, O_RTO, O_RETRIES, O_RAMP, O_PORTS, O_RECONNECT, O_MAXFAIL, O_CSUM, O_BUDGET, O_DROPRX, O_DROPTX, O_SEED, O_JSON, O_HELPER };
-	static const struct option lo[] = {{"fixed", 0, 0, O_FIXED}, {"close", 1, 0, O_CLOSE}, {"host", 1, 0, O_HOST}, {"header", 1, 0, O_HEADER},
-		{"http-close", 0, 0, O_HCLOSE}, {"no-verify", 0, 0, O_NOVERIFY}, {"no-napi", 0, 0, O_NONAPI}, {"ring", 1, 0, O_RING},
-		{"mss", 1, 0, O_MSS}, {"wscale", 1, 0, O_WSCALE}, {"no-ts", 0, 0, O_NOTS}, {"no-sack", 0, 0, O_NOSACK},
-		{"window", 1, 0, O_WINDOW}, {"cwnd", 1, 0, O_CWND}, {"rto", 1, 0, O_RTO}, {"retries", 1, 0, O_RETRIES}, {"ramp", 1, 0, O_RAMP},
-		{"ports", 1, 0, O_PORTS}, {"reconnect", 0, 0, O_RECONNECT}, {"max-fail", 1, 0, O_MAXFAIL}, {"csum-offload", 0, 0, O_CSUM},
-		{"budget", 1, 0, O_BUDGET}, {"drop-rx", 1, 0, O_DROPRX}, {"drop-tx", 1, 0, O_DROPTX}, {"seed", 1, 0, O_SEED},
-		{"json", 0, 0, O_JSON}, {"helper", 1, 0, O_HELPER}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
+	enum {
+		O_FIXED = 256,
+		O_CLOSE,
+		O_HOST,
+		O_HEADER,
+		O_HCLOSE,
+		O_NOVERIFY,
+		O_NONAPI,
+		O_RING,
+		O_MSS,
+		O_WSCALE,
+		O_NOTS,
+		O_NOSACK,
+		O_WINDOW,
+		O_CWND,
+		O_RTO,
+		O_RETRIES,
+		O_RAMP,
+		O_PORTS,
+		O_RECONNECT,
+		O_MAXFAIL,
+		O_CSUM,
+		O_BUDGET,
+		O_DROPRX,
+		O_DROPTX,
+		O_SEED,
+		O_JSON,
+		O_HELPER
+	};
+	static const struct option lo[] = {{"fixed", 0, 0, O_FIXED},
+					   {"close", 1, 0, O_CLOSE},
+					   {"host", 1, 0, O_HOST},
+					   {"header", 1, 0, O_HEADER},
+					   {"http-close", 0, 0, O_HCLOSE},
+					   {"no-verify", 0, 0, O_NOVERIFY},
+					   {"no-napi", 0, 0, O_NONAPI},
+					   {"ring", 1, 0, O_RING},
+					   {"mss", 1, 0, O_MSS},
+					   {"wscale", 1, 0, O_WSCALE},
+					   {"no-ts", 0, 0, O_NOTS},
+					   {"no-sack", 0, 0, O_NOSACK},
+					   {"window", 1, 0, O_WINDOW},
+					   {"cwnd", 1, 0, O_CWND},
+					   {"rto", 1, 0, O_RTO},
+					   {"retries", 1, 0, O_RETRIES},
+					   {"ramp", 1, 0, O_RAMP},
+					   {"ports", 1, 0, O_PORTS},
+					   {"reconnect", 0, 0, O_RECONNECT},
+					   {"max-fail", 1, 0, O_MAXFAIL},
+					   {"csum-offload", 0, 0, O_CSUM},
+					   {"budget", 1, 0, O_BUDGET},
+					   {"drop-rx", 1, 0, O_DROPRX},
+					   {"drop-tx", 1, 0, O_DROPTX},
+					   {"seed", 1, 0, O_SEED},
+					   {"json", 0, 0, O_JSON},
+					   {"helper", 1, 0, O_HELPER},
+					   {"help", 0, 0, 'h'},
+					   {0, 0, 0, 0}};
 	int o, closeby = -1;
 	while ((o = getopt_long(argc, argv, "i:q:s:d:m:p:c:t:W:r:R:P:M:n:N:Q:u:VbgzC:A:D:h", lo, NULL)) != -1)
 		switch (o) {
-		case 'i': C.ifname = optarg; break;
-		case 'q': C.queue = (int)num(optarg, 0, 63); break;
-		case 's': range(optarg, &C.src_lo, &C.src_hi, ip_arg); break;
-		case 'd': C.dst = ip_arg(optarg); break;
+		case 'i':
+			C.ifname = optarg;
+			break;
+		case 'q':
+			C.queue = (int)num(optarg, 0, 63);
+			break;
+		case 's':
+			range(optarg, &C.src_lo, &C.src_hi, ip_arg);
+			break;
+		case 'd':
+			C.dst = ip_arg(optarg);
+			break;
 		case 'm':
-			if (sscanf(optarg, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", dstmac, dstmac + 1, dstmac + 2, dstmac + 3, dstmac + 4, dstmac + 5) != 6)
+			if (sscanf(optarg, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", dstmac, dstmac + 1, dstmac + 2, dstmac + 3,
+				   dstmac + 4, dstmac + 5) != 6)
 				die("bad MAC address");
 			C.have_mac = true;
 			break;
-		case 'p': C.port = (int)port_arg(optarg); break;
-		case 'c': C.conns = (uint32_t)num(optarg, 1, 4e6); break;
-		case 't': C.secs = num(optarg, 0.01, 86400); break;
-		case 'W': C.warm = num(optarg, 0, 3600); break;
-		case 'r': C.req = (uint32_t)num(optarg, 0, 1e9); break;
-		case 'R': C.resp = (uint32_t)num(optarg, 1, 4e9); break;
-		case 'P': C.pipe = (uint32_t)num(optarg, 0, 65536); break;
-		case 'M': C.mode = pick(optarg, modes, sizeof modes / sizeof *modes); break;
-		case 'n': C.per_conn = (uint32_t)num(optarg, 0, 4e9); break;
-		case 'N': C.total = (uint64_t)num(optarg, 1, 1e15); break;
-		case 'Q': C.rate = num(optarg, 1, 1e8); break;
-		case 'u': C.path = optarg; break;
-		case 'V': C.verify_all = true; break;
-		case 'b': C.block = true; break;
-		case 'g': C.skb = true; break;
-		case 'z': C.zc = true; break;
-		case 'C': C.cpu = (int)num(optarg, 0, 1023); break;
-		case 'A': C.acks = (int)num(optarg, 0, 200); break;
-		case 'D': C.delack = (uint32_t)num(optarg, 0, 500); break;
-		case O_FIXED: C.poisson = false; break;
-		case O_CLOSE: closeby = pick(optarg, closes, 3); break;
-		case O_HOST: C.host = optarg; break;
-		case O_HEADER: C.hdr = optarg; break;
-		case O_HCLOSE: C.hclose = true; break;
-		case O_NOVERIFY: C.noverify = true; break;
-		case O_NONAPI: C.napi = false; break;
-		case O_RING: C.ring = (uint32_t)num(optarg, 64, 32768); break;
-		case O_MSS: C.mss = (int)num(optarg, 64, 9000); break;
-		case O_WSCALE: C.wscale = (int)num(optarg, -1, 14); break;
-		case O_NOTS: C.ts = false; break;
-		case O_NOSACK: C.sack = false; break;
-		case O_WINDOW: C.window = (uint32_t)num(optarg, 128, 1 << 29); break;
-		case O_CWND: C.cwnd_max = (uint32_t)num(optarg, 1000, 1 << 29); break;
-		case O_RTO: C.rto = (uint32_t)num(optarg, 5, 60000); break;
-		case O_RETRIES: C.retries = (uint32_t)num(optarg, 1, 50); break;
-		case O_RAMP: C.ramp = (uint32_t)num(optarg, 1, 1e6); break;
-		case O_PORTS: range(optarg, &C.plo, &C.phi, port_arg); break;
-		case O_RECONNECT: C.reconnect = true; break;
-		case O_MAXFAIL: C.maxfail = (uint32_t)num(optarg, 1, 4e9); break;
-		case O_CSUM: C.csum_off = true; break;
-		case O_BUDGET: C.budget = (uint32_t)num(optarg, 1, 512); break;
-		case O_DROPRX: C.drop_rx = num(optarg, 0, 90); break;
-		case O_DROPTX: C.drop_tx = num(optarg, 0, 90); break;
-		case O_SEED: C.seed = (uint64_t)num(optarg, 1, 1e15); break;
-		case O_JSON: C.json = true; break;
+		case 'p':
+			C.port = (int)port_arg(optarg);
+			break;
+		case 'c':
+			C.conns = (uint32_t)num(optarg, 1, 4e6);
+			break;
+		case 't':
+			C.secs = num(optarg, 0.01, 86400);
+			break;
+		case 'W':
+			C.warm = num(optarg, 0, 3600);
+			break;
+		case 'r':
+			C.req = (uint32_t)num(optarg, 0, 1e9);
+			break;
+		case 'R':
+			C.resp = (uint32_t)num(optarg, 1, 4e9);
+			break;
+		case 'P':
+			C.pipe = (uint32_t)num(optarg, 0, 65536);
+			break;
+		case 'M':
+			C.mode = pick(optarg, modes, sizeof modes / sizeof *modes);
+			break;
+		case 'n':
+			C.per_conn = (uint32_t)num(optarg, 0, 4e9);
+			break;
+		case 'N':
+			C.total = (uint64_t)num(optarg, 1, 1e15);
+			break;
+		case 'Q':
+			C.rate = num(optarg, 1, 1e8);
+			break;
+		case 'u':
+			C.path = optarg;
+			break;
+		case 'V':
+			C.verify_all = true;
+			break;
+		case 'b':
+			C.block = true;
+			break;
+		case 'g':
+			C.skb = true;
+			break;
+		case 'z':
+			C.zc = true;
+			break;
+		case 'C':
+			C.cpu = (int)num(optarg, 0, 1023);
+			break;
+		case 'A':
+			C.acks = (int)num(optarg, 0, 200);
+			break;
+		case 'D':
+			C.delack = (uint32_t)num(optarg, 0, 500);
+			break;
+		case O_FIXED:
+			C.poisson = false;
+			break;
+		case O_CLOSE:
+			closeby = pick(optarg, closes, 3);
+			break;
+		case O_HOST:
+			C.host = optarg;
+			break;
+		case O_HEADER:
+			C.hdr = optarg;
+			break;
+		case O_HCLOSE:
+			C.hclose = true;
+			break;
+		case O_NOVERIFY:
+			C.noverify = true;
+			break;
+		case O_NONAPI:
+			C.napi = false;
+			break;
+		case O_RING:
+			C.ring = (uint32_t)num(optarg, 64, 32768);
+			break;
+		case O_MSS:
+			C.mss = (int)num(optarg, 64, 9000);
+			break;
+		case O_WSCALE:
+			C.wscale = (int)num(optarg, -1, 14);
+			break;
+		case O_NOTS:
+			C.ts = false;
+			break;
+		case O_NOSACK:
+			C.sack = false;
+			break;
+		case O_WINDOW:
+			C.window = (uint32_t)num(optarg, 128, 1 << 29);
+			break;
+		case O_CWND:
+			C.cwnd_max = (uint32_t)num(optarg, 1000, 1 << 29);
+			break;
+		case O_RTO:
+			C.rto = (uint32_t)num(optarg, 5, 60000);
+			break;
+		case O_RETRIES:
+			C.retries = (uint32_t)num(optarg, 1, 50);
+			break;
+		case O_RAMP:
+			C.ramp = (uint32_t)num(optarg, 1, 1e6);
+			break;
+		case O_PORTS:
+			range(optarg, &C.plo, &C.phi, port_arg);
+			break;
+		case O_RECONNECT:
+			C.reconnect = true;
+			break;
+		case O_MAXFAIL:
+			C.maxfail = (uint32_t)num(optarg, 1, 4e9);
+			break;
+		case O_CSUM:
+			C.csum_off = true;
+			break;
+		case O_BUDGET:
+			C.budget = (uint32_t)num(optarg, 1, 512);
+			break;
+		case O_DROPRX:
+			C.drop_rx = num(optarg, 0, 90);
+			break;
+		case O_DROPTX:
+			C.drop_tx = num(optarg, 0, 90);
+			break;
+		case O_SEED:
+			C.seed = (uint64_t)num(optarg, 1, 1e15);
+			break;
+		case O_JSON:
+			C.json = true;
+			break;
 		case O_HELPER: {
 			char *colon = strchr(optarg, ':');
 			if (colon)
@@ -236,8 +418,11 @@ static void args(int argc, char **argv)
 			C.helper_port = colon ? port_arg(colon) : 0;
 			break;
 		}
-		case 'h': usage(); break;
-		default: exit(2);
+		case 'h':
+			usage();
+			break;
+		default:
+			exit(2);
 		}
 	bool raw = C.mode == M_REFLECT || C.mode == M_BLAST;
 	if (optind != argc || !C.ifname || (!raw && (!C.dst || !C.src_lo)))
@@ -278,8 +463,8 @@ static void args(int argc, char **argv)
 		char ip[16];
 		struct in_addr a = {htonl(C.dst)};
 		snprintf(ip, sizeof ip, "%s", inet_ntoa(a));
-		if (asprintf(&httpreq, "GET %s HTTP/1.1\r\nHost: %s\r\n%s%s%s\r\n", C.path, C.host ? C.host : ip, C.hdr, *C.hdr ? "\r\n" : "",
-			     C.hclose ? "Connection: close\r\n" : "") < 0)
+		if (asprintf(&httpreq, "GET %s HTTP/1.1\r\nHost: %s\r\n%s%s%s\r\n", C.path, C.host ? C.host : ip, C.hdr,
+			     *C.hdr ? "\r\n" : "", C.hclose ? "Connection: close\r\n" : "") < 0)
 			die("out of memory");
 		C.req = (uint32_t)strlen(httpreq);
 		hpre = zalloc((C.req + 1) * sizeof *hpre);

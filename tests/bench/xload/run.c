@@ -12,7 +12,9 @@
 
 /* ---- reports ---- */
 
-static struct cpu { uint64_t user, sys, irq, softirq, steal, idle; } cpu0[8], cpu1[8];
+static struct cpu {
+	uint64_t user, sys, irq, softirq, steal, idle;
+} cpu0[8], cpu1[8];
 static struct rusage ru0, ru1;
 
 static int cpu_read(struct cpu *c)
@@ -22,7 +24,8 @@ static int cpu_read(struct cpu *c)
 	int i, n = 0;
 	while (f && fgets(line, sizeof line, f)) {
 		unsigned long long v[8];
-		if (sscanf(line, "cpu%d %llu %llu %llu %llu %llu %llu %llu %llu", &i, v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) == 9 &&
+		if (sscanf(line, "cpu%d %llu %llu %llu %llu %llu %llu %llu %llu", &i, v, v + 1, v + 2, v + 3, v + 4,
+			   v + 5, v + 6, v + 7) == 9 &&
 		    i >= 0 && i < 8) {
 			c[i] = (struct cpu){v[0] + v[1], v[2], v[5], v[6], v[7], v[3] + v[4]};
 			n = MAX(n, i + 1);
@@ -48,8 +51,10 @@ static void print_hist(const char *name, const struct hist *h)
 	printf(C.json ? ",\"max\":%.3f}" : "  max %.1f\n", (double)h->max / 1e3);
 }
 
-
-static double tv(struct timeval a, struct timeval b) { return (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_usec - a.tv_usec) / 1e6; }
+static double tv(struct timeval a, struct timeval b)
+{
+	return (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_usec - a.tv_usec) / 1e6;
+}
 
 static void report(double secs, int ncpu)
 {
@@ -65,27 +70,67 @@ static void report(double secs, int ncpu)
 	getsockopt(xfd, SOL_XDP, XDP_STATISTICS, &xs, &xl);
 	if (C.mode == M_TX)
 		R.reqs = 0;
-#define F(v) {#v, R.v}
-	const struct { const char *n; uint64_t v; } cnt[] = {F(rexmt), F(rtos), F(frexmt), F(resets), F(refused), F(timeouts), F(peerclose),
-		F(mismatch), F(unexpected), F(httperr), F(badcsum), F(okcsum), F(partcsum), F(verified), F(ooo), F(dupacks), F(zerowin),
-		F(stray), F(dropped), F(nobuf), F(txfail), F(lost), F(kicks), F(polls), F(loops), {"rx_dropped", xs.rx_dropped},
-		{"rx_ring_full", xs.rx_ring_full}, {"fill_empty", xs.rx_fill_ring_empty_descs}};
+#define F(v)            \
+	{               \
+#v, R.v \
+	}
+	const struct {
+		const char *n;
+		uint64_t v;
+	} cnt[] = {F(rexmt),
+		   F(rtos),
+		   F(frexmt),
+		   F(resets),
+		   F(refused),
+		   F(timeouts),
+		   F(peerclose),
+		   F(mismatch),
+		   F(unexpected),
+		   F(httperr),
+		   F(badcsum),
+		   F(okcsum),
+		   F(partcsum),
+		   F(verified),
+		   F(ooo),
+		   F(dupacks),
+		   F(zerowin),
+		   F(stray),
+		   F(dropped),
+		   F(nobuf),
+		   F(txfail),
+		   F(lost),
+		   F(kicks),
+		   F(polls),
+		   F(loops),
+		   {"rx_dropped", xs.rx_dropped},
+		   {"rx_ring_full", xs.rx_ring_full},
+		   {"fill_empty", xs.rx_fill_ring_empty_descs}};
 #undef F
 	if (C.json) {
-		printf("{\"mode\":\"%s\",\"conns\":%u,\"pipeline\":%u,\"req\":%u,\"resp\":%u,\"rate\":%.0f,\"seconds\":%.3f,\"xdp\":\"%s\",\"napi_poll\":%d",
+		printf("{\"mode\":\"%s\",\"conns\":%u,\"pipeline\":%u,\"req\":%u,\"resp\":%u,\"rate\":%.0f,\"seconds\":"
+		       "%.3f,\"xdp\":\"%s\",\"napi_poll\":%d",
 		       modes[C.mode], C.conns, C.pipe, C.req, C.resp, C.rate, secs, xdpmode, C.napi);
-		printf(",\"requests\":%lu,\"rps\":%.1f,\"cps\":%.1f,\"rx_bytes_s\":%.0f,\"tx_bytes_s\":%.0f,\"rx_pps\":%.0f,\"tx_pps\":%.0f", R.reqs, rps,
-		       (double)R.closed / secs, rxB, txB, (double)R.rxp / secs, (double)R.txp / secs);
-		printf(",\"client_cpu_pct\":%.2f,\"client_useful_pct\":%.2f,\"client_us_per_req\":%.3f,\"client_user_s\":%.3f,\"client_sys_s\":%.3f"
-		       ",\"failed\":%lu,\"mismatched\":%lu", cpu / secs * 100, useful / secs * 100, useful / units * 1e6,
-		       tv(ru0.ru_utime, ru1.ru_utime), tv(ru0.ru_stime, ru1.ru_stime), failed, mismatched);
+		printf(",\"requests\":%lu,\"rps\":%.1f,\"cps\":%.1f,\"rx_bytes_s\":%.0f,\"tx_bytes_s\":%.0f,\"rx_pps\":"
+		       "%.0f,\"tx_pps\":%.0f",
+		       R.reqs, rps, (double)R.closed / secs, rxB, txB, (double)R.rxp / secs, (double)R.txp / secs);
+		printf(",\"client_cpu_pct\":%.2f,\"client_useful_pct\":%.2f,\"client_us_per_req\":%.3f,\"client_user_"
+		       "s\":%.3f,\"client_sys_s\":%.3f"
+		       ",\"failed\":%lu,\"mismatched\":%lu",
+		       cpu / secs * 100, useful / secs * 100, useful / units * 1e6, tv(ru0.ru_utime, ru1.ru_utime),
+		       tv(ru0.ru_stime, ru1.ru_stime), failed, mismatched);
 		for (size_t i = 0; i < sizeof cnt / sizeof *cnt; i++)
 			printf(",\"%s\":%lu", cnt[i].n, cnt[i].v);
 	} else {
-		printf("xload %s: %u connections, pipeline %u, request %u, response %u, %.2f s, XDP %s%s, %s\n", modes[C.mode], C.conns, C.pipe, C.req,
-		       C.mode == M_HTTP ? 0 : C.resp, secs, xdpmode, C.zc ? " zero-copy" : " copy", C.napi ? "NAPI busy poll" : C.block ? "blocking poll" : "ring spin");
-		printf("  requests/s   %.0f   connections/s %.0f   received %.1f MB/s   sent %.1f MB/s\n", rps, (double)R.closed / secs, rxB / 1e6, txB / 1e6);
-		printf("  packets/s    rx %.0f  tx %.0f   (frames rx %lu tx %lu)\n", (double)R.rxp / secs, (double)R.txp / secs, R.rxp, R.txp);
+		printf("xload %s: %u connections, pipeline %u, request %u, response %u, %.2f s, XDP %s%s, %s\n",
+		       modes[C.mode], C.conns, C.pipe, C.req, C.mode == M_HTTP ? 0 : C.resp, secs, xdpmode,
+		       C.zc ? " zero-copy" : " copy",
+		       C.napi    ? "NAPI busy poll"
+		       : C.block ? "blocking poll"
+				 : "ring spin");
+		printf("  requests/s   %.0f   connections/s %.0f   received %.1f MB/s   sent %.1f MB/s\n", rps,
+		       (double)R.closed / secs, rxB / 1e6, txB / 1e6);
+		printf("  packets/s    rx %.0f  tx %.0f   (frames rx %lu tx %lu)\n", (double)R.rxp / secs,
+		       (double)R.txp / secs, R.rxp, R.txp);
 	}
 	print_hist("latency", &h_lat);
 	print_hist("handshake", &h_hs);
@@ -93,7 +138,8 @@ static void report(double secs, int ncpu)
 	if (C.json)
 		printf(",\"cpu\":[");
 	else {
-		printf("  client       %.1f %% of a core, useful (without empty polls) %.1f %%, %.2f us per request\n", cpu / secs * 100, useful / secs * 100,
+		printf("  client       %.1f %% of a core, useful (without empty polls) %.1f %%, %.2f us per request\n",
+		       cpu / secs * 100, useful / secs * 100,
 		       C.mode == M_TX || C.mode == M_RX ? 0 : useful / units * 1e6);
 		printf("  counters    ");
 		for (size_t i = 0; i < sizeof cnt / sizeof *cnt; i++)
@@ -102,16 +148,21 @@ static void report(double secs, int ncpu)
 		printf("\n");
 	}
 	for (int i = 0; i < ncpu; i++) {
-		struct cpu d = {cpu1[i].user - cpu0[i].user, cpu1[i].sys - cpu0[i].sys, cpu1[i].irq - cpu0[i].irq, cpu1[i].softirq - cpu0[i].softirq,
+		struct cpu d = {cpu1[i].user - cpu0[i].user,   cpu1[i].sys - cpu0[i].sys,
+				cpu1[i].irq - cpu0[i].irq,     cpu1[i].softirq - cpu0[i].softirq,
 				cpu1[i].steal - cpu0[i].steal, cpu1[i].idle - cpu0[i].idle};
 		double t = (double)(d.user + d.sys + d.irq + d.softirq + d.steal + d.idle) / 100;
 		t = t > 0 ? t : 1;
 		if (C.json)
-			printf("%s{\"user\":%.1f,\"sys\":%.1f,\"irq\":%.1f,\"softirq\":%.1f,\"steal\":%.1f,\"idle\":%.1f}", i ? "," : "", (double)d.user / t,
-			       (double)d.sys / t, (double)d.irq / t, (double)d.softirq / t, (double)d.steal / t, (double)d.idle / t);
+			printf("%s{\"user\":%.1f,\"sys\":%.1f,\"irq\":%.1f,\"softirq\":%.1f,\"steal\":%.1f,\"idle\":%."
+			       "1f}",
+			       i ? "," : "", (double)d.user / t, (double)d.sys / t, (double)d.irq / t,
+			       (double)d.softirq / t, (double)d.steal / t, (double)d.idle / t);
 		else
-			printf("  core %d       user %.1f  sys %.1f  irq %.1f  softirq %.1f  steal %.1f  idle %.1f %%\n", i, (double)d.user / t,
-			       (double)d.sys / t, (double)d.irq / t, (double)d.softirq / t, (double)d.steal / t, (double)d.idle / t);
+			printf("  core %d       user %.1f  sys %.1f  irq %.1f  softirq %.1f  steal %.1f  idle %.1f "
+			       "%%\n",
+			       i, (double)d.user / t, (double)d.sys / t, (double)d.irq / t, (double)d.softirq / t,
+			       (double)d.steal / t, (double)d.idle / t);
 	}
 	if (C.json)
 		printf("],\"ok\":%s}\n", failed || mismatched ? "false" : "true");
@@ -134,7 +185,10 @@ static void flush_acks(void)
 	}
 }
 
-static double arrival(void) { return (C.poisson ? -log(1 - rnd1()) : 1) / C.rate; }
+static double arrival(void)
+{
+	return (C.poisson ? -log(1 - rnd1()) : 1) / C.rate;
+}
 
 static void measure_start(void)
 {
@@ -173,7 +227,8 @@ void run_tcp(void)
 	}
 	for (;;) {
 		t0 = now;
-		uint64_t sleep = C.rate > 0 && phase != CONNECT ? (next > (double)now ? ns_of((uint64_t)next - now) : 0) : 1000000;
+		uint64_t sleep = C.rate > 0 && phase != CONNECT ? (next > (double)now ? ns_of((uint64_t)next - now) : 0)
+								: 1000000;
 		uint32_t work = io_round(outq.len || openq.len || startq.len ? 0 : sleep);
 		for (k = 0; openq.len && synsent < C.ramp && !stopping && k < 64; k++) {
 			uint32_t id = pop(&openq);
@@ -238,11 +293,14 @@ void run_tcp(void)
 			phase = MEASURE;
 		}
 		bool over = intr || (phase >= WARM && !live && !openq.len);
-		if (phase < CLOSE && (over || (phase == MEASURE && (now >= t_next || (C.total && S.reqs >= C.total))))) {
+		if (phase < CLOSE &&
+		    (over || (phase == MEASURE && (now >= t_next || (C.total && S.reqs >= C.total))))) {
 			if (phase != MEASURE) /* interrupted early */
 				measure_start(), t_start = now - 1;
 			secs = (double)(now - t_start) * tsc_ns / 1e9;
-			behind = C.rate > 0 && (double)now > next ? (uint64_t)(((double)now - next) * tsc_ns / 1e9 * C.rate) : 0;
+			behind = C.rate > 0 && (double)now > next
+					 ? (uint64_t)(((double)now - next) * tsc_ns / 1e9 * C.rate)
+					 : 0;
 			peak = (double)behind;
 			ncpu = measure_end();
 			stopping = true;

@@ -19,14 +19,16 @@ static void on_ack(struct conn *c, uint32_t ack, uint32_t wnd, bool pure)
 		c->retries = 0;
 		c->dup = 0;
 		if (C.mode == M_TX)
-			S.reqs += adv; /* tx mode counts acknowledged bytes */
+			S.reqs += adv;     /* tx mode counts acknowledged bytes */
 		if (c->una < c->recover) { /* partial ACK: the next hole */
 			uint32_t n = (uint32_t)MIN(c->lim - c->una, (uint64_t)c->mss);
 			S.rexmt++;
 			if (c->una < c->lim)
 				tcp_tx(c, ACK, c->una, n);
 		} else
-			c->cwnd = MIN(c->cwnd + (c->cwnd < c->ssthresh ? (uint32_t)adv : MAX(c->mss * c->mss / c->cwnd, 1u)), C.cwnd_max);
+			c->cwnd = MIN(c->cwnd + (c->cwnd < c->ssthresh ? (uint32_t)adv
+								       : MAX(c->mss * c->mss / c->cwnd, 1u)),
+				      C.cwnd_max);
 		rto_at[c->id] = 0;
 		if (c->una != c->smax)
 			rto_arm(c);
@@ -44,7 +46,11 @@ static void on_ack(struct conn *c, uint32_t ack, uint32_t wnd, bool pure)
 	c->wnd = wnd;
 }
 
-struct opts { bool ts; uint32_t val, ecr; int ws, mss; };
+struct opts {
+	bool ts;
+	uint32_t val, ecr;
+	int ws, mss;
+};
 
 static inline void parse_options(const uint8_t *o, uint32_t n, struct opts *x)
 {
@@ -100,8 +106,8 @@ static void tcp_input(struct pkt *p, uint32_t len)
 	struct opts o;
 	bool check = C.verify_all || !(S.rxp & 15);
 
-	if (unlikely(p->vihl != 0x45 || p->proto != 6 || iplen + 14 > len || iplen < 20 + hl || hl < 20 || ipi >= nips ||
-		     p->src != htonl(C.dst) || p->sport != htons((uint16_t)C.port)))
+	if (unlikely(p->vihl != 0x45 || p->proto != 6 || iplen + 14 > len || iplen < 20 + hl || hl < 20 ||
+		     ipi >= nips || p->src != htonl(C.dst) || p->sport != htons((uint16_t)C.port)))
 		return;
 	if (check && !csum_ok(p, iplen - 20)) {
 		S.badcsum++;

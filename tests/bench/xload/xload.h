@@ -72,9 +72,9 @@ struct conn {
 	uint64_t una, nxt, smax, lim; /* send stream offsets; smax: highest ever sent */
 	uint64_t rxoff;               /* received stream offset */
 	uint32_t iss, rcv_nxt, ts_recent, wnd, cwnd, ssthresh;
-	uint32_t left, out, head;     /* bytes left of this response; requests in flight; ring */
+	uint32_t left, out, head; /* bytes left of this response; requests in flight; ring */
 	uint32_t shift, reqs, id;
-	uint64_t recover;             /* end of loss recovery (fast retransmit) */
+	uint64_t recover; /* end of loss recovery (fast retransmit) */
 	uint64_t t_syn, ack_due;
 	uint16_t mss, lport;
 	uint8_t ip, state, wscale, mysc, dup, retries, unacked, ts; /* wscale: peer's shift, mysc: ours */
@@ -106,10 +106,15 @@ struct stats {
 };
 extern struct stats S, R; /* S counts, R is the copy at the end of the measured time */
 
-extern uint64_t failed, mismatched; /* over the whole run: exit status */
+extern uint64_t failed, mismatched;            /* over the whole run: exit status */
 extern struct hist h_lat, h_hs, h_txn, h_idle; /* h_idle: duration of loops without work */
 /* rings and frames */
-struct ring { uint32_t *prod, *cons, *flags, mask, p, c; void *desc; void *map; size_t len; };
+struct ring {
+	uint32_t *prod, *cons, *flags, mask, p, c;
+	void *desc;
+	void *map;
+	size_t len;
+};
 extern struct ring rx, tx, fq, cq;
 extern int xfd, hfd;
 extern uint8_t *umem;
@@ -122,8 +127,10 @@ extern bool sysset;
 /* connections */
 extern struct conn *conns;
 extern uint32_t *pmap, nips, *rto_at; /* pmap: (ip, port) -> conn + 1; rto_at: ms, 0 = off */
-extern uint64_t *tsq; /* send times of the outstanding requests */
-struct fifo { uint32_t *v, n, head, len; };
+extern uint64_t *tsq;                 /* send times of the outstanding requests */
+struct fifo {
+	uint32_t *v, n, head, len;
+};
 extern struct fifo openq, outq, ackq, avail, startq;
 extern uint32_t cur_ip, cur_port, synsent, live;
 extern uint64_t serial;
@@ -134,14 +141,20 @@ extern uint32_t *hpre;
 extern bool running, stopping;
 extern volatile sig_atomic_t intr;
 extern uint64_t now, tsc0, epoch; /* TSC now and at the start; CLOCK_MONOTONIC ns at the start */
-extern uint32_t ms; /* coarse clock: timers and TCP timestamps */
+extern uint32_t ms;               /* coarse clock: timers and TCP timestamps */
 extern double tsc_ns;
 
 extern const char *const modes[];
 
-static inline uint64_t ticks(double s) { return (uint64_t)(s * 1e9 / tsc_ns); }
+static inline uint64_t ticks(double s)
+{
+	return (uint64_t)(s * 1e9 / tsc_ns);
+}
 
-static inline uint64_t ns_of(uint64_t t) { return (uint64_t)((double)(int64_t)t * tsc_ns); }
+static inline uint64_t ns_of(uint64_t t)
+{
+	return (uint64_t)((double)(int64_t)t * tsc_ns);
+}
 
 static inline uint64_t rnd(void) /* xorshift64* */
 {
@@ -151,7 +164,10 @@ static inline uint64_t rnd(void) /* xorshift64* */
 	return C.seed * 0x2545f4914f6cdd1dULL;
 }
 
-static inline double rnd1(void) { return (double)(rnd() >> 11) / 9007199254740992.0; }
+static inline double rnd1(void)
+{
+	return (double)(rnd() >> 11) / 9007199254740992.0;
+}
 
 static inline void push(struct fifo *q, uint32_t v)
 {

@@ -21,15 +21,18 @@
 #define SO_PREFER_BUSY_POLL 69
 #define SO_BUSY_POLL_BUDGET 70
 #endif
-#define XL_MAX_TX_SKB_BUDGET 9    /* SOL_XDP option of Linux >= 6.17, ignored where absent */
+#define XL_MAX_TX_SKB_BUDGET 9 /* SOL_XDP option of Linux >= 6.17, ignored where absent */
 #define XL_UMEM_TX_METADATA_LEN (1 << 2)
-#define XL_TX_METADATA (1 << 1)   /* xdp_desc.options */
+#define XL_TX_METADATA (1 << 1) /* xdp_desc.options */
 
 /* The XDP program, assembled by hand: TCP over IPv4 to one of our addresses, ARP for
  * one of our addresses and frames of RAWTYPE go to the socket, all else to the kernel. */
 static void xdp_attach(void)
 {
-#define I(c, d, s, o, i) {.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (int)(i)}
+#define I(c, d, s, o, i)                                                                 \
+	{                                                                                \
+		.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (int)(i) \
+	}
 	bool raw = C.mode == M_REFLECT || C.mode == M_BLAST;
 	uint32_t lo = raw ? UINT32_MAX : C.src_lo, span = raw ? 0 : C.src_hi - C.src_lo;
 	int map = bpf_map_create(BPF_MAP_TYPE_XSKMAP, "xload", 4, 4, 64, NULL), prog, link = -1;
@@ -39,25 +42,26 @@ static void xdp_attach(void)
 		die("xskmap: %s", strerror(errno));
 	struct bpf_insn in[] = {
 		I(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
-		I(BPF_LDX | BPF_W | BPF_MEM, 2, 1, 0, 0),         /* r2 = data */
-		I(BPF_LDX | BPF_W | BPF_MEM, 3, 1, 4, 0),         /* r3 = data_end */
+		I(BPF_LDX | BPF_W | BPF_MEM, 2, 1, 0, 0), /* r2 = data */
+		I(BPF_LDX | BPF_W | BPF_MEM, 3, 1, 4, 0), /* r3 = data_end */
 		I(BPF_ALU64 | BPF_MOV | BPF_X, 4, 2, 0, 0),
 		I(BPF_ALU64 | BPF_ADD | BPF_K, 4, 0, 0, 42),
-		I(BPF_JMP | BPF_JGT | BPF_X, 4, 3, 18, 0),        /* shorter than 42: pass */
-		I(BPF_LDX | BPF_H | BPF_MEM, 5, 2, 12, 0),        /* r5 = ethertype */
+		I(BPF_JMP | BPF_JGT | BPF_X, 4, 3, 18, 0), /* shorter than 42: pass */
+		I(BPF_LDX | BPF_H | BPF_MEM, 5, 2, 12, 0), /* r5 = ethertype */
 		I(BPF_JMP | BPF_JEQ | BPF_K, 5, 0, 10, htons(RAWTYPE)),
 		I(BPF_JMP | BPF_JEQ | BPF_K, 5, 0, 5, htons(0x0806)),
 		I(BPF_JMP | BPF_JNE | BPF_K, 5, 0, 14, htons(0x0800)),
-		I(BPF_LDX | BPF_B | BPF_MEM, 4, 2, 23, 0),        /* IP protocol */
+		I(BPF_LDX | BPF_B | BPF_MEM, 4, 2, 23, 0), /* IP protocol */
 		I(BPF_JMP | BPF_JNE | BPF_K, 4, 0, 12, 6),
-		I(BPF_LDX | BPF_W | BPF_MEM, 4, 2, 30, 0),        /* IP destination */
+		I(BPF_LDX | BPF_W | BPF_MEM, 4, 2, 30, 0), /* IP destination */
 		I(BPF_JMP | BPF_JA, 0, 0, 1, 0),
-		I(BPF_LDX | BPF_W | BPF_MEM, 4, 2, 38, 0),        /* ARP target address */
+		I(BPF_LDX | BPF_W | BPF_MEM, 4, 2, 38, 0), /* ARP target address */
 		I(BPF_ALU | BPF_END | BPF_TO_BE, 4, 0, 0, 32),
 		I(BPF_ALU | BPF_SUB | BPF_K, 4, 0, 0, lo),
 		I(BPF_JMP32 | BPF_JGT | BPF_K, 4, 0, 6, span),
-		I(BPF_LDX | BPF_W | BPF_MEM, 2, 6, 16, 0),        /* rx_queue_index */
-		I(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, map), I(0, 0, 0, 0, 0),
+		I(BPF_LDX | BPF_W | BPF_MEM, 2, 6, 16, 0), /* rx_queue_index */
+		I(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, map),
+		I(0, 0, 0, 0, 0),
 		I(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, XDP_PASS),
 		I(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_redirect_map),
 		I(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
@@ -133,7 +137,8 @@ static void napi_setup(void)
 	setsockopt(hfd, SOL_SOCKET, SO_RCVBUF, &one, sizeof one);
 	connect(hfd, (void *)&a, sizeof a);
 	if (poll(&pf, 1, 1000) == 1 && !getsockopt(hfd, SOL_SOCKET, SO_INCOMING_NAPI_ID, &id, &l) && id > 0 &&
-	    !setsockopt(hfd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &one, sizeof one) && !setsockopt(hfd, SOL_SOCKET, SO_BUSY_POLL, &us, sizeof us) &&
+	    !setsockopt(hfd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &one, sizeof one) &&
+	    !setsockopt(hfd, SOL_SOCKET, SO_BUSY_POLL, &us, sizeof us) &&
 	    !setsockopt(hfd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof budget) &&
 	    !sysfs("napi_defer_hard_irqs", "1000", sysold[0]) && !sysfs("gro_flush_timeout", "100000000", sysold[1])) {
 		sysset = true;
@@ -142,7 +147,10 @@ static void napi_setup(void)
 	}
 	close(hfd);
 	hfd = -1;
-	fprintf(stderr, "xload: no NAPI busy polling (no kernel connection through %s): receive work stays on the sender's core\n", C.ifname);
+	fprintf(stderr,
+		"xload: no NAPI busy polling (no kernel connection through %s): receive work stays on the sender's "
+		"core\n",
+		C.ifname);
 }
 
 void xsk_open(void)
@@ -151,7 +159,8 @@ void xsk_open(void)
 	int b = (int)C.ring;
 	struct xdp_mmap_offsets off;
 	socklen_t ol = sizeof off;
-	struct sockaddr_xdp sa = {.sxdp_family = AF_XDP, .sxdp_ifindex = (uint32_t)ifindex,
+	struct sockaddr_xdp sa = {.sxdp_family = AF_XDP,
+				  .sxdp_ifindex = (uint32_t)ifindex,
 				  .sxdp_queue_id = (uint32_t)C.queue};
 	struct { /* xdp_umem_reg of Linux >= 6.8; older kernels take the shorter prefix */
 		uint64_t addr, len;
@@ -175,7 +184,8 @@ void xsk_open(void)
 	if (setsockopt(xfd, SOL_XDP, XDP_UMEM_REG, &ur, mdlen ? sizeof ur : sizeof(struct xdp_umem_reg)) ||
 	    setsockopt(xfd, SOL_XDP, XDP_UMEM_FILL_RING, &n, sizeof n) ||
 	    setsockopt(xfd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &n, sizeof n) ||
-	    setsockopt(xfd, SOL_XDP, XDP_RX_RING, &n, sizeof n) || setsockopt(xfd, SOL_XDP, XDP_TX_RING, &n, sizeof n) ||
+	    setsockopt(xfd, SOL_XDP, XDP_RX_RING, &n, sizeof n) ||
+	    setsockopt(xfd, SOL_XDP, XDP_TX_RING, &n, sizeof n) ||
 	    getsockopt(xfd, SOL_XDP, XDP_MMAP_OFFSETS, &off, &ol))
 		die("AF_XDP setup: %s", strerror(errno));
 	setsockopt(xfd, SOL_XDP, XL_MAX_TX_SKB_BUDGET, &b, sizeof b);
