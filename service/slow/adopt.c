@@ -378,11 +378,13 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 }
 
 /* A frame of the socket, from the TAP, while the transaction runs. */
-void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg)
+void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len)
 {
 	struct shadow_seq q = linux_seq(s, c);
 	uint32_t reason;
 
+	if (!seg->len && seq_lt(seg->ack, q.rcv_nxt))
+		return; /* sent before the state was read, and only now here */
 	/* it may have sent less than its send queue holds */
 	if (!seg->len && seq_geq(seg->seq, c->sock.snd_una) && seq_leq(seg->seq, c->sock.write_seq))
 		q.snd_nxt = seg->seq;
@@ -411,7 +413,9 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg)
 	case SHADOW_STRAY:
 		adopt_cancel(s, c, IPC_REASON_RACE);
 		return;
-	case SHADOW_DATA: /* a retransmission: lost here, as a packet may be */
+	case SHADOW_DATA: /* the wire's numbers and the shadow's are still the same: the peer may have it */
+		down_frame(s, 0, CMD_TX_FRAME, frame, len);
+		return;
 	case SHADOW_OTHER:
 		return;
 	}

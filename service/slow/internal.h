@@ -237,12 +237,12 @@ void client_capture(struct slow *s, const struct up_frame *f);
 
 /* adopt.c */
 void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd);
-void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg);
+void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */
 
 /* linux.c: what Linux says about FAST flows, and what is mirrored to it */
-void linux_says(struct slow *s, struct conn *c, const struct segment *seg);
+void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len);
 struct shadow_seq linux_seq(struct slow *s, struct conn *c);
 void linux_ack(struct slow *s, struct conn *c, uint32_t ack);

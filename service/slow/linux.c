@@ -139,7 +139,7 @@ static void linux_stray(struct slow *s, struct conn *c)
 	conn_abort(s, c, ECONNABORTED);
 }
 
-void linux_says(struct slow *s, struct conn *c, const struct segment *seg)
+void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len)
 {
 	struct shadow_seq q = linux_seq(s, c);
 
@@ -169,6 +169,9 @@ void linux_says(struct slow *s, struct conn *c, const struct segment *seg)
 		linux_closed(s, c);
 		return;
 	case SHADOW_DATA:
+		/* sent before the adoption and overtaken by it: the peer gets it, and it is ours to repeat */
+		if (seg->len && seq_leq(seg->seq + seg->len, c->sock.snd_nxt))
+			down_frame(s, c->thread, CMD_TX_FRAME, frame, len);
 		linux_ack(s, c, seg->seq + seg->len);
 		return;
 	case SHADOW_STRAY:
@@ -191,9 +194,9 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 	if (wire_parse(frame, len, true, &seg) == WIRE_TCP)
 		c = conn_find(s, &seg.key);
 	if (c && c->state == CONN_ADOPTING) {
-		adopt_from_linux(s, c, &seg);
+		adopt_from_linux(s, c, &seg, frame, len);
 	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {
-		linux_says(s, c, &seg);
+		linux_says(s, c, &seg, frame, len);
 	} else if (s->cfg->exclusive) {
 		/* a SYN of Linux's for a tuple that was in TIME_WAIT here: Linux's word counts */
 		if (c && (seg.flags & TCP_SYN)) {

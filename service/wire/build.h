@@ -26,7 +26,7 @@ struct wire_template {
 struct wire_segment {
 	uint32_t seq, ack;
 	uint8_t flags;
-	uint8_t ecn; /* 2 = ECT(0), 0 = not ECT */
+	uint8_t ecn;     /* 2 = ECT(0), 0 = not ECT */
 	uint16_t window; /* as it goes on the wire: already shifted */
 	bool has_ts;
 	uint32_t tsval, tsecr;

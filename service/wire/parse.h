@@ -13,10 +13,10 @@
 #include "service/base/flow_key.h"
 
 enum wire_kind {
-	WIRE_TCP,	/* whole, unfragmented TCP over IPv4 without options or IPv6 without extension headers */
+	WIRE_TCP,        /* whole, unfragmented TCP over IPv4 without options or IPv6 without extension headers */
 	WIRE_ICMP_ERROR, /* ICMP or ICMPv6 error about a TCP segment: `key` is the flow it talks about */
-	WIRE_OTHER,	/* well-formed or not: not for the fast path; Linux's */
-	WIRE_BAD,	/* claims to be TCP over IP but lengths or data offset are impossible */
+	WIRE_OTHER,      /* well-formed or not: not for the fast path; Linux's */
+	WIRE_BAD,        /* claims to be TCP over IP but lengths or data offset are impossible */
 };
 
 #define TCP_FIN 0x01
@@ -32,8 +32,9 @@ enum wire_kind {
 
 /* TCP options of one segment. */
 struct tcp_options {
-	bool has_ts, has_mss, has_wscale, sack_permitted, malformed, unknown; /* unknown: a kind we don't name (MD5, AO, MPTCP, TFO...) */
-	uint8_t wscale; /* as received; the user clamps at 14 */
+	bool has_ts, has_mss, has_wscale, sack_permitted, malformed,
+		unknown; /* unknown: a kind we don't name (MD5, AO, MPTCP, TFO...) */
+	uint8_t wscale;  /* as received; the user clamps at 14 */
 	uint8_t sack_count;
 	uint16_t mss;
 	uint32_t tsval, tsecr;
@@ -46,19 +47,19 @@ struct tcp_options {
 struct segment {
 	struct flow_key key;
 	uint32_t seq, ack;
-	uint32_t len;		 /* payload bytes (SYN and FIN not counted) */
-	const uint8_t *payload;	 /* within the frame */
-	const uint8_t *tcp;	 /* TCP header within the frame */
-	uint16_t tcp_len;	 /* header + payload: what the checksum covers */
+	uint32_t len;           /* payload bytes (SYN and FIN not counted) */
+	const uint8_t *payload; /* within the frame */
+	const uint8_t *tcp;     /* TCP header within the frame */
+	uint16_t tcp_len;       /* header + payload: what the checksum covers */
 	uint8_t flags;
-	uint8_t ecn;		 /* the IP header's two ECN bits; 3 = CE */
-	uint8_t tos;		 /* whole TOS or traffic class */
-	uint8_t ttl;		 /* or hop limit */
-	uint32_t flow_label;	 /* IPv6 */
-	uint16_t window;	 /* not scaled */
+	uint8_t ecn;         /* the IP header's two ECN bits; 3 = CE */
+	uint8_t tos;         /* whole TOS or traffic class */
+	uint8_t ttl;         /* or hop limit */
+	uint32_t flow_label; /* IPv6 */
+	uint16_t window;     /* not scaled */
 	uint16_t urgent;
-	uint16_t hdr_len;	 /* Ethernet + IP + TCP header bytes */
-	const uint8_t *eth;	 /* destination, source MAC */
+	uint16_t hdr_len;   /* Ethernet + IP + TCP header bytes */
+	const uint8_t *eth; /* destination, source MAC */
 	struct tcp_options opt;
 	/* WIRE_ICMP_ERROR: the segment it quotes is (key, seq); */
 	uint8_t icmp_type, icmp_code;

@@ -95,6 +95,14 @@ static void ip6(struct frame *f, uint8_t proto, const void *payload, uint32_t le
 	f->len = TCP6 + len;
 }
 
+static void ip(struct frame *f, bool v6, uint8_t proto, const void *payload, uint32_t len)
+{
+	if (v6)
+		ip6(f, proto, payload, len);
+	else
+		ip4(f, proto, payload, len);
+}
+
 static enum wire_kind parse(const struct frame *f, bool from_us, struct segment *s)
 {
 	static uint8_t *exact;
@@ -204,7 +212,7 @@ static void tcp_checksum(void **state)
 			uint16_t sum;
 
 			(void)state;
-			(v6 ? ip6 : ip4)(&f, 6, tcp_bytes, len);
+			ip(&f, v6, 6, tcp_bytes, len);
 			assert_int_equal(parse(&f, false, &s), WIRE_TCP);
 			assert_false(segment_csum_ok(&s, false));
 			sum = (uint16_t)~csum_fold(csum_add(segment_csum_head(&s, false), s.payload, s.len));
@@ -234,7 +242,7 @@ static void every_data_offset(void **state)
 				bool good = len >= 20 && doff >= 5 && doff * 4 <= len;
 
 				tcp[12] = (uint8_t)(doff << 4 | 0xf);
-				(v6 ? ip6 : ip4)(&f, 6, tcp, len);
+				ip(&f, v6, 6, tcp, len);
 				assert_int_equal(parse(&f, false, &s), good ? WIRE_TCP : WIRE_BAD);
 				if (good)
 					assert_int_equal(s.len, len - doff * 4);
@@ -417,25 +425,25 @@ static void icmp_error(struct frame *f, bool v6, uint8_t type, uint8_t code, uin
 	static const uint8_t tcp[20] = {0x00, 0x50, 0x0f, 0xa0, 1, 2, 3, 4};
 	uint8_t icmp[100] = {type, code};
 	uint32_t ip_len = v6 ? 40 : 20, len = 8 + ip_len + quoted;
-	uint8_t *ip = icmp + 8;
+	uint8_t *q = icmp + 8;
 	uint64_t sum;
 	uint16_t folded;
 
 	put32(icmp + 4, rest);
 	if (v6) {
-		ip[0] = 0x60;
-		ip[6] = 6;
-		inet_pton(AF_INET6, "2001:db8::1", ip + 8);
-		inet_pton(AF_INET6, "2001:db8::2", ip + 24);
+		q[0] = 0x60;
+		q[6] = 6;
+		inet_pton(AF_INET6, "2001:db8::1", q + 8);
+		inet_pton(AF_INET6, "2001:db8::2", q + 24);
 	} else {
 		static const uint8_t addrs[8] = {10, 0, 0, 1, 10, 0, 0, 2};
 
-		ip[0] = 0x45;
-		ip[9] = 6;
-		memcpy(ip + 12, addrs, sizeof addrs);
+		q[0] = 0x45;
+		q[9] = 6;
+		memcpy(q + 12, addrs, sizeof addrs);
 	}
-	memcpy(ip + ip_len, tcp, quoted);
-	(v6 ? ip6 : ip4)(f, v6 ? 58 : 1, icmp, len);
+	memcpy(q + ip_len, tcp, quoted);
+	ip(f, v6, v6 ? 58 : 1, icmp, len);
 	sum = v6 ? csum_add((uint64_t)htonl(len) + htonl(58), f->b + IP + 8, 32) : 0;
 	folded = (uint16_t)~csum_fold(csum_add(sum, f->b + (v6 ? TCP6 : TCP4), len));
 	memcpy(f->b + (v6 ? TCP6 : TCP4) + 2, &folded, 2);
@@ -594,7 +602,7 @@ static void random_frames(void **state)
 		struct segment s;
 		struct frame f;
 
-		(i & 1 ? ip6 : ip4)(&f, i & 2 ? 6 : i & 1 ? 58 : 1, tcp_bytes, sizeof tcp_bytes);
+		ip(&f, i & 1, i & 2 ? 6 : i & 1 ? 58 : 1, tcp_bytes, sizeof tcp_bytes);
 		for (int k = rand() % 6; k >= 0; k--)
 			f.b[(uint32_t)rand() % f.len] = (uint8_t)rand();
 		if (!(i & 1) && f.b[IP] == 0x45)
