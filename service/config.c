@@ -11,10 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "service/base/addr.h"
 #include "service/base/compiler.h"
 #include "service/base/log.h"
 
-enum key_type { KEY_TEXT, KEY_BOOL, KEY_U32, KEY_U64, KEY_MODE, KEY_LEVEL, KEY_ADDRESS };
+enum key_type { KEY_TEXT, KEY_BOOL, KEY_U32, KEY_U64, KEY_MODE, KEY_LEVEL, KEY_ADDRESS, KEY_HOST };
 
 struct key {
 	const char *section, *name;
@@ -42,7 +43,7 @@ static const struct key keys[] = {
 	{"service", "log_level", KEY_LEVEL, AT(log_level), 0, 0, "error, warning, info or debug"},
 	{"exclusive", "tap", KEY_TEXT, AT(tap), 0, 0, "a name for the TAP interface, at most 15 characters"},
 	{"exclusive", "address", KEY_ADDRESS, AT(address), 0, 0, "an address with its prefix length, such as 10.0.0.1/24"},
-	{"exclusive", "gateway", KEY_TEXT, AT(gateway), 0, 0, "the address of the default router"},
+	{"exclusive", "gateway", KEY_HOST, AT(gateway), 0, 0, "the address of the default router, such as 10.0.0.254"},
 	{"adopt", "accelerate", KEY_BOOL, AT(accelerate), 0, 0, "yes or no"},
 	{"adopt", "exchanges", KEY_U32, AT(adopt_exchanges), 0, 1000000, "a number from 0 to 1000000"},
 	{"adopt", "bytes", KEY_U64, AT(adopt_bytes), 0, UINT64_MAX, "a number of bytes, such as 64K"},
@@ -142,6 +143,31 @@ static int value_text(const char *text, char *out, size_t size)
 	return 0;
 }
 
+/* ADDRESS/LENGTH, one more of them. */
+static int value_address(const char *text, struct config *c)
+{
+	const char *slash = strchr(text, '/');
+	char host[sizeof c->address[0]];
+	struct ip_addr a;
+	uint64_t prefix;
+
+	if (c->addresses == CONFIG_ADDRESSES || !slash || strlen(text) >= sizeof host)
+		return -EINVAL;
+	memcpy(host, text, (size_t)(slash - text));
+	host[slash - text] = 0;
+	if (ip_addr_parse(host, &a) || !isdigit((unsigned char)text[strlen(text) - 1]) ||
+	    value_number(slash + 1, 0, strchr(host, ':') ? 128 : 32, &prefix))
+		return -EINVAL;
+	return value_text(text, c->address[c->addresses++], sizeof c->address[0]);
+}
+
+static int value_host(const char *text, char *out, size_t size)
+{
+	struct ip_addr a;
+
+	return text[0] && ip_addr_parse(text, &a) ? -EINVAL : value_text(text, out, size);
+}
+
 static int value_store(struct config *c, const struct key *k, const char *text)
 {
 	void *p = (char *)c + k->offset;
@@ -176,9 +202,9 @@ static int value_store(struct config *c, const struct key *k, const char *text)
 			}
 		return -EINVAL;
 	case KEY_ADDRESS:
-		if (c->addresses == CONFIG_ADDRESSES || !strchr(text, '/'))
-			return -EINVAL;
-		return value_text(text, c->address[c->addresses++], sizeof c->address[0]);
+		return value_address(text, c);
+	case KEY_HOST:
+		return value_host(text, p, k->size);
 	}
 	return -EINVAL;
 }
@@ -190,16 +216,40 @@ struct reader {
 	struct config *config;
 	const char *path;
 	FILE *file;
-	int line;
+	int line, error; /* errno of a read that failed */
 	bool failed;
 };
 
+/*
+ * One whole line. Blanks before it are dropped, as libinih would take an indented line for more of
+ * the value above it; one that is too long is refused, as libinih would go on in the middle of it.
+ */
 static char *reader_line(char *text, int size, void *stream)
 {
 	struct reader *r = stream;
+	bool whole = true;
+	int c = getc(r->file), len = 0;
 
+	if (c == EOF) {
+		r->error = ferror(r->file) ? errno : 0;
+		return NULL;
+	}
 	r->line++;
-	return fgets(text, size, r->file);
+	for (; c != EOF && c != '\n'; c = getc(r->file)) {
+		if (!len && isspace(c))
+			continue;
+		whole &= c && len < size - 2;
+		if (whole)
+			text[len++] = (char)c;
+	}
+	if (!whole && (!len || !strchr("#;", text[0]))) {
+		fprintf(stderr, "tapasd: %s:%d: too long, or not text; mend or remove the line\n", r->path, r->line);
+		r->failed = true;
+		len = 0;
+	}
+	text[len++] = '\n';
+	text[len] = 0;
+	return text;
 }
 
 static int reader_error(struct reader *r, const char *section, const char *name, const char *what,
@@ -287,6 +337,10 @@ int config_read(struct config *c, const char *path)
 	}
 	rc = ini_parse_stream(reader_line, &r, reader_key, &r);
 	fclose(r.file);
+	if (r.error) {
+		fprintf(stderr, "tapasd: %s: %s\n", path, strerror(r.error));
+		return -r.error;
+	}
 	if (rc > 0) {
 		fprintf(stderr, "tapasd: %s:%d: not a section, key=value or comment; mend or remove the line\n", path, rc);
 		return -EINVAL;
@@ -329,6 +383,7 @@ static void print_value(const struct config *c, const struct key *k, FILE *f)
 
 	switch (k->type) {
 	case KEY_TEXT:
+	case KEY_HOST:
 		fprintf(f, "%s=%s\n", k->name, (const char *)p);
 		return;
 	case KEY_BOOL:

@@ -413,7 +413,9 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg,
 	case SHADOW_STRAY:
 		adopt_cancel(s, c, IPC_REASON_RACE);
 		return;
-	case SHADOW_DATA: /* the wire's numbers and the shadow's are still the same: the peer may have it */
+	case SHADOW_DATA: /* the wire's numbers and the shadow's are still the same: the peer gets it, and it is in flight */
+		if (seq_gt(seg->seq + seg->len, c->sock.snd_nxt))
+			c->sock.snd_nxt = seg->seq + seg->len;
 		down_frame(s, 0, CMD_TX_FRAME, frame, len);
 		return;
 	case SHADOW_OTHER:

@@ -133,7 +133,10 @@ void congest_active(struct slow *s)
 {
 	uint32_t ids[256], n;
 
-	while ((n = bell_take(fast_active(s->env.fast), ids, ARRAY_SIZE(ids), &s->active_cursor))) {
+	for (int round = 0; round < 64; round++) { /* all there can be; what rings meanwhile is for the next tick */
+		n = bell_take(fast_active(s->env.fast), ids, ARRAY_SIZE(ids), &s->active_cursor);
+		if (!n)
+			break;
 		for (uint32_t i = 0; i < n; i++) {
 			struct conn *c = ids[i] < s->max_conns ? &s->conns[ids[i]] : NULL;
 

@@ -6,9 +6,11 @@
 #include "service/slow/internal.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/log.h"
 #include "service/tcp/seq.h"
 
 #define UP_BATCH 512
@@ -76,6 +78,8 @@ static void up_icmp(struct slow *s, struct conn *c, const struct up_frame *f, co
 /* A reset that may be real: Linux decides, and the next heartbeat shows how. */
 static void up_reset(struct slow *s, struct conn *c, const struct up_frame *f, const struct segment *seg)
 {
+	if (c->peer_fin && c->fin_acked)
+		return; /* both directions ended in order; the shadow may be gone, and could judge nothing */
 	if (!segment_csum_ok(seg, false)) {
 		counter_add(&s->counters, CNT_DROP_CSUM, 1);
 		return;
@@ -134,8 +138,9 @@ static void up_no_flow(struct slow *s, uint32_t thread, const struct up_frame *f
 }
 
 /* The fast path ended a flow on its own account: the shadow must die too. */
-static void up_failed(struct slow *s, struct conn *c)
+static void up_failed(struct slow *s, struct conn *c, uint32_t error)
 {
+	log_debug("flow %u: ended by the fast path: %s", c->id, strerror((int)error));
 	c->failed = true;
 	c->closed_ns = s->now_ns;
 	linux_mirror_rst(s, c, 0);
@@ -160,7 +165,7 @@ static void up_flow(struct slow *s, enum fast_up type, const struct up_flow *u)
 		linux_ack(s, c, c->sh_snd_nxt + 1);
 		break;
 	case UP_FAILED:
-		up_failed(s, c);
+		up_failed(s, c, u->error);
 		break;
 	case UP_REMOVED:
 		if (c->state == CONN_REMOVING)
