@@ -42,7 +42,8 @@ static const struct key keys[] = {
 	{"service", "tx_buffer", KEY_U32, AT(tx_buffer), 16 * KB, 4 * MB, "a power of two from 16K to 4M"},
 	{"service", "log_level", KEY_LEVEL, AT(log_level), 0, 0, "error, warning, info or debug"},
 	{"exclusive", "tap", KEY_TEXT, AT(tap), 0, 0, "a name for the TAP interface, at most 15 characters"},
-	{"exclusive", "address", KEY_ADDRESS, AT(address), 0, 0, "an address with its prefix length, such as 10.0.0.1/24"},
+	{"exclusive", "address", KEY_ADDRESS, AT(address), 0, 0,
+	 "an address with its prefix length, such as 10.0.0.1/24"},
 	{"exclusive", "gateway", KEY_HOST, AT(gateway), 0, 0, "the address of the default router, such as 10.0.0.254"},
 	{"adopt", "accelerate", KEY_BOOL, AT(accelerate), 0, 0, "yes or no"},
 	{"adopt", "exchanges", KEY_U32, AT(adopt_exchanges), 0, 1000000, "a number from 0 to 1000000"},
@@ -252,8 +253,7 @@ static char *reader_line(char *text, int size, void *stream)
 	return text;
 }
 
-static int reader_error(struct reader *r, const char *section, const char *name, const char *what,
-			const char *hint)
+static int reader_error(struct reader *r, const char *section, const char *name, const char *what, const char *hint)
 {
 	fprintf(stderr, "tapasd: %s:%d: [%s] %s: %s; %s\n", r->path, r->line, section, name, what, hint);
 	r->failed = true;
@@ -342,7 +342,8 @@ int config_read(struct config *c, const char *path)
 		return -r.error;
 	}
 	if (rc > 0) {
-		fprintf(stderr, "tapasd: %s:%d: not a section, key=value or comment; mend or remove the line\n", path, rc);
+		fprintf(stderr, "tapasd: %s:%d: not a section, key=value or comment; mend or remove the line\n", path,
+			rc);
 		return -EINVAL;
 	}
 	return rc < 0 || r.failed ? -EINVAL : 0;

@@ -57,7 +57,7 @@ def test_conversations(lab, reverse):
     """Thousands of connections, adopted in mid-stream."""
     total = scale(4000, 600)
     talk(lab, total, 40, 60000, 11, reverse=reverse)
-    adopted(lab, total // (4 if lab.mode == "exclusive" else 2))
+    adopted(lab, total // 2)
 
 
 @pytest.mark.parametrize("after", [3000, 40000, 120000])
