@@ -147,7 +147,7 @@ CLANG_FORMAT ?= clang-format-14
 lint:
 	@echo "== clang-format"; $(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
 	@echo "== cppcheck"; cppcheck -q --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
-		--suppressions-list=tests/lint/cppcheck.txt -D__x86_64__ \
+		--suppressions-list=tests/lint/cppcheck.txt -D__x86_64__ -D__cppcheck__ \
 		'-DLIBBPF_OPTS(t,n,...)=struct t n = {__VA_ARGS__}' -I. $(filter %.c,$(filter-out %.bpf.c,$(C_FILES)))
 	@echo "== imports"; /usr/bin/python3 tests/lint/imports.py
 	@echo "== manual pages"; mandoc -Tlint -W warning $(MAN)

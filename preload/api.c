@@ -118,8 +118,8 @@ static bool api_take_bell(struct tapas_context *ctx)
 		return false;
 	n = bell_take(&ctx->core->shm->context[ctx->ipc].bell, slots, POLL_BATCH, &ctx->cursor);
 	for (uint32_t i = 0; i < n; i++) {
-		struct tapas_connection *c = atomic_load_explicit(&ctx->core->owner[slots[i] % IPC_SLOTS],
-								  memory_order_acquire);
+		struct tapas_connection *c =
+			atomic_load_explicit(&ctx->core->owner[slots[i] % IPC_SLOTS], memory_order_acquire);
 
 		if (c && c->ctx == ctx)
 			api_conn_slot(c);
@@ -150,8 +150,7 @@ static int api_take_epoll(struct tapas_context *ctx, int num, struct tapas_event
 
 		switch (o->kind) {
 		case API_LISTENER:
-			ev[used++] = (struct tapas_event){
-				.type = TAPAS_LISTEN_NEW, .opaque = l->opaque, .listener = l};
+			ev[used++] = (struct tapas_event){.type = TAPAS_LISTEN_NEW, .opaque = l->opaque, .listener = l};
 			break;
 		case API_CONNECTION:
 			api_conn_epoll((struct tapas_connection *)o, k[i].events);
@@ -212,7 +211,7 @@ int tapas_context_poll(struct tapas_context *ctx, int num, struct tapas_event *e
 				uint64_t now = clock_now_ns();
 
 				wait = timeout_ms < 0 ? -1
-				     : now < until    ? (int)((until - now + NS_PER_MS - 1) / NS_PER_MS)
+				       : now < until  ? (int)((until - now + NS_PER_MS - 1) / NS_PER_MS)
 						      : 0;
 			}
 			int n = api_take_epoll(ctx, num - used, ev + used, wait);

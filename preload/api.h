@@ -37,9 +37,9 @@ struct tapas_connection {
 	enum api_state state;
 	int fd;
 	void *opaque;
-	int slot; /* -1: none */
+	int slot;             /* -1: none */
 	struct stream stream; /* API_FAST */
-	uint64_t told;	      /* bytes reported by TAPAS_CONN_RECEIVED */
+	uint64_t told;        /* bytes reported by TAPAS_CONN_RECEIVED */
 	uint32_t offered;     /* bytes that tapas_tx_alloc() gave */
 	/* API_LINUX: circular buffers of our own */
 	uint8_t *rx, *tx;
@@ -49,8 +49,8 @@ struct tapas_connection {
 
 struct tapas_context {
 	struct api_object object, service; /* the eventfd's and the control socket's epoll entries */
-	struct core *core;		   /* NULL: no service */
-	int ipc;			   /* its context there */
+	struct core *core;                 /* NULL: no service */
+	int ipc;                           /* its context there */
 	int epfd;
 	uint32_t cursor;
 	struct tapas_connection *conns;

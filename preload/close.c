@@ -15,8 +15,6 @@
 
 #include "preload/sock.h"
 
-
-
 static int fail(int err)
 {
 	errno = err;

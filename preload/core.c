@@ -49,7 +49,7 @@ static void fd_close(int fd)
 /* Move @fd out of the way of the application's numbers. Returns the new number, or @fd if there is no better one. */
 static int fd_raise(int fd)
 {
-	struct rlimit limit = { .rlim_cur = 1024 };
+	struct rlimit limit = {.rlim_cur = 1024};
 	int high;
 
 	if (fd < 0)
@@ -77,9 +77,9 @@ static int core_request(int sock, struct ipc_msg *m, int type, const int *out_fd
 		return err;
 	for (;;) {
 		uint64_t now = clock_now_ns();
-		struct timespec left = { .tv_nsec = (long)((until - now) % NS_PER_S),
-					 .tv_sec = (long)((until - now) / NS_PER_S) };
-		struct pollfd p = { .fd = sock, .events = POLLIN };
+		struct timespec left = {.tv_nsec = (long)((until - now) % NS_PER_S),
+					.tv_sec = (long)((until - now) / NS_PER_S)};
+		struct pollfd p = {.fd = sock, .events = POLLIN};
 		int n;
 
 		if (now >= until)
@@ -138,7 +138,7 @@ static int core_map(struct core *c, const struct ipc_msg *m, const int *fds)
 		c->words_count = c->words ? (uint32_t)m->arg[3] : 0;
 	}
 	c->threads = MIN((uint32_t)m->arg[2], (uint32_t)IPC_THREADS);
-	c->policy = (struct core_policy){ .accelerate = true, .exchanges = (uint32_t)m->arg[4], .bytes = m->arg[5] };
+	c->policy = (struct core_policy){.accelerate = true, .exchanges = (uint32_t)m->arg[4], .bytes = m->arg[5]};
 	c->app_id = m->arg[6];
 	return 0;
 }
@@ -158,7 +158,7 @@ static void core_unmap(struct core *c)
 
 static int core_hello(struct core *c)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC, .type = IPC_MSG_HELLO, .arg = { IPC_ABI_VERSION } };
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_HELLO, .arg = {IPC_ABI_VERSION}};
 	int fds[IPC_MSG_FDS], nfds = 0, err;
 
 	prctl(PR_GET_NAME, m.text);
@@ -236,8 +236,8 @@ void core_kill(struct core *c)
 
 bool core_check(struct core *c)
 {
-	struct pollfd p = { .fd = c->sock };
-	struct timespec none = { 0 };
+	struct pollfd p = {.fd = c->sock};
+	struct timespec none = {0};
 	int n;
 
 	if (core_is_dead(c))
@@ -281,7 +281,7 @@ moved:
 /* Ask the service for the eventfd of context @i. core->lock held. */
 static int core_context_make(struct core *c, uint32_t i)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC, .type = IPC_MSG_CONTEXT, .arg = { i } };
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_CONTEXT, .arg = {i}};
 	int fds[IPC_MSG_FDS], nfds = 0;
 	int err = core_request(c->sock, &m, IPC_MSG_CONTEXT, NULL, 0, fds, &nfds, REQUEST_MS);
 
@@ -386,9 +386,7 @@ void core_slot_put(struct core *c, uint32_t slot)
 
 int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC,
-			     .type = IPC_MSG_ADOPT,
-			     .arg = { slot, opts, context, (uint64_t)number } };
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADOPT, .arg = {slot, opts, context, (uint64_t)number}};
 	struct ipc_slot *s = core_slot(c, slot);
 	uint32_t before = atomic_load_explicit(&s->status, memory_order_relaxed);
 	int cancel, err;
@@ -417,7 +415,7 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 
 int core_listen(struct core *c, int fd, struct core_policy *out)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC, .type = IPC_MSG_LISTEN, .arg = { (uint64_t)fd } };
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_LISTEN, .arg = {(uint64_t)fd}};
 	int fds[IPC_MSG_FDS], nfds = 0, cancel, err;
 
 	if (core_is_dead(c))
@@ -432,13 +430,13 @@ int core_listen(struct core *c, int fd, struct core_policy *out)
 		syscall(SYS_close, fds[--nfds]);
 	if (err < 0)
 		return err;
-	*out = (struct core_policy){ .accelerate = m.arg[0] == 1, .exchanges = (uint32_t)m.arg[1], .bytes = m.arg[2] };
+	*out = (struct core_policy){.accelerate = m.arg[0] == 1, .exchanges = (uint32_t)m.arg[1], .bytes = m.arg[2]};
 	return 0;
 }
 
 void core_unlisten(struct core *c, int fd)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC, .type = IPC_MSG_UNLISTEN, .arg = { (uint64_t)fd } };
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_UNLISTEN, .arg = {(uint64_t)fd}};
 	int cancel;
 
 	if (core_is_dead(c))

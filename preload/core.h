@@ -22,7 +22,7 @@
 struct core_policy {
 	bool accelerate;
 	uint32_t exchanges; /* more than this many */
-	uint64_t bytes;	    /* or more than this many */
+	uint64_t bytes;     /* or more than this many */
 };
 
 struct core {
@@ -35,9 +35,9 @@ struct core {
 	uint64_t app_id;
 	struct core_policy policy; /* for outgoing connections */
 	int sock, doorbell;
-	_Atomic uint32_t dead;	     /* the service has gone, or this process has forked */
+	_Atomic uint32_t dead;       /* the service has gone, or this process has forked */
 	_Atomic uint32_t slots_used; /* live slots */
-	struct lock lock;	     /* requests on the control socket; making and freeing contexts */
+	struct lock lock;            /* requests on the control socket; making and freeing contexts */
 	struct {
 		_Atomic int fd; /* its eventfd, -1: not made yet */
 		_Atomic uint32_t users;

@@ -21,8 +21,8 @@
 
 #include "service/base/clock.h"
 
-#define TAKE 64		/* members of a bell taken at once */
-#define MERGE_EVERY 8	/* while there are adopted sockets' events, the kernel is asked every so many calls */
+#define TAKE 64       /* members of a bell taken at once */
+#define MERGE_EVERY 8 /* while there are adopted sockets' events, the kernel is asked every so many calls */
 
 /* ---- the ready list ---- */
 
@@ -85,7 +85,7 @@ void item_queue(struct item *it, struct ep *self)
 
 bool ep_listen(struct ep *ep, struct core *c, uint32_t context)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.u64 = EP_MARK };
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = EP_MARK};
 	struct core *old = atomic_load_explicit(&ep->core, memory_order_acquire);
 	uint64_t bit = 1ull << context;
 
@@ -240,7 +240,7 @@ static int kernel_wait(const struct ep_call *call, struct epoll_event *events, i
 		left = call->deadline > now ? call->deadline - now : 0;
 	}
 	if (call->precise && libc()->epoll_pwait2) {
-		struct timespec t = { .tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S) };
+		struct timespec t = {.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
 
 		return libc()->epoll_pwait2(call->epfd, events, max, &t, call->mask);
 	}
@@ -384,7 +384,7 @@ static uint64_t deadline_ms(int timeout)
 
 PUBLIC int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
 {
-	struct ep_call call = { .epfd = epfd, .max = max, .events = events, .mask = mask };
+	struct ep_call call = {.epfd = epfd, .max = max, .events = events, .mask = mask};
 
 	if (!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed))
 		return libc()->epoll_pwait(epfd, events, max, timeout, mask);
@@ -400,7 +400,7 @@ PUBLIC int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout
 PUBLIC int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
 			const sigset_t *mask)
 {
-	struct ep_call call = { .epfd = epfd, .max = max, .events = events, .mask = mask, .precise = true };
+	struct ep_call call = {.epfd = epfd, .max = max, .events = events, .mask = mask, .precise = true};
 	uint64_t ns;
 
 	if (!libc()->epoll_pwait2) {

@@ -14,9 +14,9 @@ enum item_where {
 
 /* One membership: descriptor @fd, whose socket is @sock, in @ep. */
 struct item {
-	struct item *sock_next;		   /* s->lock */
+	struct item *sock_next;               /* s->lock */
 	struct item *ready_prev, *ready_next; /* ep->lock */
-	struct item *all_prev, *all_next;  /* ep->lock */
+	struct item *all_prev, *all_next;     /* ep->lock */
 	struct ep *ep;
 	struct sock *sock;
 	int fd;
@@ -40,14 +40,14 @@ struct ep {
 	struct item *all;
 	_Atomic uint32_t nready, sleepers, users; /* users: items in USER */
 	_Atomic uint32_t turns;
-	_Atomic bool nested;		/* watched by another epoll: its sockets stay in Linux */
-	_Atomic(struct core *) core;	/* whose contexts it listens to */
-	_Atomic uint64_t contexts;	/* bits */
+	_Atomic bool nested;         /* watched by another epoll: its sockets stay in Linux */
+	_Atomic(struct core *) core; /* whose contexts it listens to */
+	_Atomic uint64_t contexts;   /* bits */
 	void *pool_link;
 };
 
-#define EP_MARK 0xf7a95a5a00000001ull	  /* data of our own registrations */
-#define EP_TAG 0xf7a9000000000000ull	  /* | item pointer */
+#define EP_MARK 0xf7a95a5a00000001ull /* data of our own registrations */
+#define EP_TAG 0xf7a9000000000000ull  /* | item pointer */
 #define EP_TAG_MASK 0xffff000000000000ull
 #define EP_FLAGS ((uint32_t)(EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE | EPOLLWAKEUP))
 

@@ -18,7 +18,7 @@ static _Atomic uint32_t fd_nowhere = 1;
 _Atomic uint32_t *fd_here = &fd_nowhere;
 static _Atomic int fd_highest = -1;
 static _Atomic pid_t fd_owner;
-static struct file own = { .type = FILE_OWN, .refs = 1u << 30, .fds = 1u << 30 };
+static struct file own = {.type = FILE_OWN, .refs = 1u << 30, .fds = 1u << 30};
 static pthread_once_t start_once = PTHREAD_ONCE_INIT;
 
 #define POOL_CHUNK 65536

@@ -45,7 +45,7 @@ void fd_child(void);
 void sock_child(void); /* sock.c: and everything else */
 
 struct file *file_try(int fd);
-void file_free(struct file *f);	  /* last reference is gone */
+void file_free(struct file *f);   /* last reference is gone */
 void file_closed(struct file *f); /* last descriptor is gone */
 
 /* The file of @fd with a reference, or NULL if it is none of ours. */

@@ -16,8 +16,8 @@
 
 _Atomic bool ep_tags_used;
 
-static struct pool item_pool = { .size = sizeof(struct item) };
-static struct pool ep_pool = { .size = sizeof(struct ep) };
+static struct pool item_pool = {.size = sizeof(struct item)};
+static struct pool ep_pool = {.size = sizeof(struct ep)};
 
 static void ep_track(int epfd)
 {
@@ -117,7 +117,7 @@ static void item_remove(struct item *it)
 
 static int item_kernel(struct item *it, int op)
 {
-	struct epoll_event ev = { .events = it->events, .data.u64 = it->data };
+	struct epoll_event ev = {.events = it->events, .data.u64 = it->data};
 	int ret;
 
 	it->tagged = it->events & EPOLLONESHOT;
@@ -147,8 +147,9 @@ int ep_context(const struct sock *s, struct core *c)
 
 	if (!ep)
 		return -1;
-	mask = atomic_load_explicit(&ep->core, memory_order_acquire) == c ?
-		       atomic_load_explicit(&ep->contexts, memory_order_acquire) : 0;
+	mask = atomic_load_explicit(&ep->core, memory_order_acquire) == c
+		       ? atomic_load_explicit(&ep->contexts, memory_order_acquire)
+		       : 0;
 	if (mask) {
 		context = __builtin_ctzll(mask);
 		core_context_ref(c, (uint32_t)context);
@@ -163,7 +164,7 @@ bool ep_items_to_user(struct sock *s)
 		if (it->ep->nested || !ep_listen(it->ep, s->core, s->context))
 			return false;
 	for (struct item *it = s->items; it; it = it->sock_next) {
-		struct epoll_event none = { 0 };
+		struct epoll_event none = {0};
 
 		if (it->where == ITEM_KERNEL)
 			libc()->epoll_ctl(it->ep->epfd, EPOLL_CTL_DEL, it->fd, &none);
@@ -299,9 +300,9 @@ static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	struct item *it = item_find(s, ep, fd);
 
 	if (!it)
-		return sock_state(s) == SOCK_LINUX ?
-			       libc()->epoll_ctl(ep->epfd, EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev) :
-			       fail(ENOENT);
+		return sock_state(s) == SOCK_LINUX
+			       ? libc()->epoll_ctl(ep->epfd, EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev)
+			       : fail(ENOENT);
 	if (!ev)
 		return fail(EFAULT);
 	if (it->where == ITEM_USER && ((it->events | ev->events) & EPOLLEXCLUSIVE))
@@ -322,12 +323,12 @@ static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 static int ctl_del(struct ep *ep, struct sock *s, int fd)
 {
 	struct item *it = item_find(s, ep, fd);
-	struct epoll_event none = { 0 };
+	struct epoll_event none = {0};
 	int ret = 0;
 
 	if (!it)
-		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep->epfd, EPOLL_CTL_DEL, fd, &none) :
-						     fail(ENOENT);
+		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep->epfd, EPOLL_CTL_DEL, fd, &none)
+						   : fail(ENOENT);
 	if (it->where == ITEM_KERNEL)
 		ret = libc()->epoll_ctl(ep->epfd, EPOLL_CTL_DEL, fd, &none);
 	item_remove(it);

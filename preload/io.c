@@ -52,7 +52,7 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		int ended;
 
 		if (done) { /* MSG_WAITALL into one buffer */
-			struct iovec rest = { (char *)iov[0].iov_base + done, iov[0].iov_len - done };
+			struct iovec rest = {(char *)iov[0].iov_base + done, iov[0].iov_len - done};
 
 			n = stream_read(&s->st, &rest, 1, how);
 		} else {

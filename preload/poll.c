@@ -21,11 +21,11 @@
 #define ON_STACK 128 /* descriptors without a mapping of their own */
 
 struct set {
-	struct pollfd *app; /* the caller's */
+	struct pollfd *app;    /* the caller's */
 	struct pollfd *kernel; /* copy for the kernel, one more at the end */
-	struct file **file; /* with a reference each, or NULL */
+	struct file **file;    /* with a reference each, or NULL */
 	nfds_t n;
-	uint32_t adopted;  /* entries that are not Linux's alone */
+	uint32_t adopted; /* entries that are not Linux's alone */
 	struct core *core;
 	uint64_t contexts;
 	void *map;
@@ -144,7 +144,7 @@ static void set_arm(struct set *set)
 
 static int kernel_poll(struct set *set, nfds_t n, uint64_t deadline, const sigset_t *mask)
 {
-	struct timespec left = { 0 };
+	struct timespec left = {0};
 
 	if (deadline != WAIT_FOREVER && deadline) {
 		uint64_t now = clock_now_ns(), ns = deadline > now ? deadline - now : 0;
@@ -171,7 +171,7 @@ static int set_wait(struct set *set, uint64_t deadline, const sigset_t *mask)
 			}
 			ready = set_look(set);
 			sleep = !ready;
-			set->kernel[n++] = (struct pollfd){ .fd = epfd, .events = POLLIN };
+			set->kernel[n++] = (struct pollfd){.fd = epfd, .events = POLLIN};
 		}
 		r = kernel_poll(set, n, sleep ? deadline : 0, mask);
 		if (r < 0 && !ready)
@@ -193,7 +193,7 @@ static int poll_call(struct pollfd *fds, nfds_t n, uint64_t deadline, const sigs
 {
 	struct pollfd kernel[ON_STACK + 1];
 	struct file *file[ON_STACK];
-	struct set set = { .app = fds, .n = n, .kernel = kernel, .file = file };
+	struct set set = {.app = fds, .n = n, .kernel = kernel, .file = file};
 	int ret;
 
 	if (n > ON_STACK) {
@@ -235,8 +235,11 @@ PUBLIC int poll(struct pollfd *array, nfds_t n, int timeout)
 
 	if (n > FD_MAX || !set_is_ours(fds, n))
 		return libc()->poll(fds, n, timeout);
-	return poll_call(fds, n, timeout < 0 ? WAIT_FOREVER :
-			 timeout ? clock_now_ns() + (uint64_t)timeout * NS_PER_MS : 0, NULL);
+	return poll_call(fds, n,
+			 timeout < 0 ? WAIT_FOREVER
+			 : timeout   ? clock_now_ns() + (uint64_t)timeout * NS_PER_MS
+				     : 0,
+			 NULL);
 }
 
 PUBLIC int ppoll(struct pollfd *array, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
@@ -258,8 +261,7 @@ PUBLIC int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t len)
 }
 
 PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len);
-PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
-		       size_t len)
+PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len)
 {
 	if (len / sizeof(*fds) < n)
 		abort();
@@ -303,7 +305,7 @@ static nfds_t select_to_poll(int n, const fd_set *rd, const fd_set *wr, const fd
 				   (bit_get(ex, i) ? POLLPRI : 0));
 
 		if (ev)
-			p[k++] = (struct pollfd){ .fd = i, .events = ev };
+			p[k++] = (struct pollfd){.fd = i, .events = ev};
 	}
 	return k;
 }

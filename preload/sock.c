@@ -26,13 +26,13 @@
 #include "service/ipc/msg.h"
 
 #define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
-#define FIRST_LOOK_BYTES 4096	/* connect to the service not before a connection has moved this */
+#define FIRST_LOOK_BYTES 4096   /* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
 bool sock_verbose;
 
-static struct pool sock_pool = { .size = sizeof(struct sock) };
+static struct pool sock_pool = {.size = sizeof(struct sock)};
 static struct lock service_lock;
 static _Atomic uint64_t service_next_ns;
 static pthread_once_t service_once = PTHREAD_ONCE_INIT;
@@ -506,8 +506,7 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 		ev |= EPOLLIN | EPOLLRDNORM;
 	if (fin && shut)
 		ev |= EPOLLHUP;
-	if (shut || stream_writable(&s->st) ||
-	    ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))
+	if (shut || stream_writable(&s->st) || ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))
 		ev |= EPOLLOUT | EPOLLWRNORM;
 	return ev;
 }

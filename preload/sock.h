@@ -31,13 +31,13 @@ struct ep;
 
 struct sock {
 	struct file file;
-	_Atomic uint32_t state;	    /* enum sock_state */
+	_Atomic uint32_t state;     /* enum sock_state */
 	_Atomic uint32_t in_kernel; /* threads in a kernel call on it: it is not adopted under them */
-	struct lock lock;	    /* items, state */
-	struct lock tx_lock;	    /* stream_write() */
-	struct item *items;	    /* its memberships in epoll instances */
-	struct stream st;	    /* valid in FAST */
-	struct core *core;	    /* valid if slot != SLOT_NONE */
+	struct lock lock;           /* items, state */
+	struct lock tx_lock;        /* stream_write() */
+	struct item *items;         /* its memberships in epoll instances */
+	struct stream st;           /* valid in FAST */
+	struct core *core;          /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
 	int fd; /* one of its descriptors */
 	uint64_t cookie, word;

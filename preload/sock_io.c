@@ -20,19 +20,19 @@
  * @linux: the call when the socket is Linux's; @fast: when it is adopted (uses s).
  * @wait: false if the call's own flags forbid blocking.
  */
-#define IO_CALL(fd, dir, dontwait, want, linux_call, fast_call)                                    \
-	({                                                                                         \
-		struct sock *s;                                                                    \
-		enum io io_ = sock_enter(fd, dontwait, dir, &s);                                   \
-		ssize_t n_ = -1;                                                                   \
-                                                                                                   \
-		if (io_ == IO_LINUX)                                                               \
-			n_ = linux_call;                                                           \
-		else if (io_ == IO_FAST)                                                           \
-			n_ = fast_call;                                                            \
-		if (s)                                                                             \
-			sock_end(s, fd, io_, dir, n_, want);                                       \
-		n_;                                                                                \
+#define IO_CALL(fd, dir, dontwait, want, linux_call, fast_call)  \
+	({                                                       \
+		struct sock *s;                                  \
+		enum io io_ = sock_enter(fd, dontwait, dir, &s); \
+		ssize_t n_ = -1;                                 \
+                                                                 \
+		if (io_ == IO_LINUX)                             \
+			n_ = linux_call;                         \
+		else if (io_ == IO_FAST)                         \
+			n_ = fast_call;                          \
+		if (s)                                           \
+			sock_end(s, fd, io_, dir, n_, want);     \
+		n_;                                              \
 	})
 
 static int fail(int err)
@@ -45,7 +45,7 @@ static int fail(int err)
 
 PUBLIC ssize_t read(int fd, void *buf, size_t len)
 {
-	struct iovec v = { buf, len };
+	struct iovec v = {buf, len};
 
 	return IO_CALL(fd, IO_IN, false, len, libc()->read(fd, buf, len), io_recv(s, &v, 1, 0));
 }
@@ -59,7 +59,7 @@ PUBLIC ssize_t readv(int fd, const struct iovec *iov, int cnt)
 
 PUBLIC ssize_t recv(int fd, void *buf, size_t len, int flags)
 {
-	struct iovec v = { buf, len };
+	struct iovec v = {buf, len};
 
 	if (flags & MSG_ERRQUEUE)
 		return libc()->recv(fd, buf, len, flags);
@@ -69,7 +69,7 @@ PUBLIC ssize_t recv(int fd, void *buf, size_t len, int flags)
 
 PUBLIC ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *addr, socklen_t *alen)
 {
-	struct iovec v = { buf, len };
+	struct iovec v = {buf, len};
 
 	if (flags & MSG_ERRQUEUE)
 		return libc()->recvfrom(fd, buf, len, flags, addr, alen);
@@ -168,7 +168,7 @@ PUBLIC ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int fl
 
 PUBLIC ssize_t write(int fd, const void *buf, size_t len)
 {
-	struct iovec v = { (void *)(uintptr_t)buf, len };
+	struct iovec v = {(void *)(uintptr_t)buf, len};
 
 	return IO_CALL(fd, IO_OUT, false, len, libc()->write(fd, buf, len), io_send(s, &v, 1, 0));
 }
@@ -182,7 +182,7 @@ PUBLIC ssize_t writev(int fd, const struct iovec *iov, int cnt)
 
 PUBLIC ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
-	struct iovec v = { (void *)(uintptr_t)buf, len };
+	struct iovec v = {(void *)(uintptr_t)buf, len};
 
 	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, len, libc()->send(fd, buf, len, flags),
 		       io_send(s, &v, 1, flags));
@@ -190,7 +190,7 @@ PUBLIC ssize_t send(int fd, const void *buf, size_t len, int flags)
 
 PUBLIC ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr, socklen_t alen)
 {
-	struct iovec v = { (void *)(uintptr_t)buf, len };
+	struct iovec v = {(void *)(uintptr_t)buf, len};
 
 	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, len, libc()->sendto(fd, buf, len, flags, addr, alen),
 		       io_send(s, &v, 1, flags));
@@ -249,7 +249,7 @@ static ssize_t fast_sendfile(struct sock *s, int in, off_t *off, size_t len)
 
 	while (done < len) {
 		size_t room = stream_room(&s->st), n;
-		struct iovec v = { buf, 0 };
+		struct iovec v = {buf, 0};
 		ssize_t got, sent;
 
 		/* told when there is room again, also after a partial transfer, as Linux does */
@@ -291,14 +291,14 @@ PUBLIC ssize_t sendfile64(int out, int in, off64_t *off, size_t len)
 static ssize_t fast_splice_in(struct sock *s, int out, size_t len, unsigned flags)
 {
 	char buf[BOUNCE];
-	struct iovec v = { buf, MIN(len, sizeof(buf)) };
+	struct iovec v = {buf, MIN(len, sizeof(buf))};
 	int how = flags & SPLICE_F_NONBLOCK ? MSG_DONTWAIT : 0;
 	ssize_t n = io_recv(s, &v, 1, how | MSG_PEEK);
 
 	if (n <= 0)
 		return n;
 	if ((flags & SPLICE_F_NONBLOCK) && !(libc()->fcntl(out, F_GETFL) & O_NONBLOCK)) {
-		struct pollfd p = { .fd = out, .events = POLLOUT };
+		struct pollfd p = {.fd = out, .events = POLLOUT};
 
 		if (libc()->poll(&p, 1, 0) != 1)
 			return fail(EAGAIN);
@@ -317,14 +317,14 @@ static ssize_t fast_splice_out(struct sock *s, int in, size_t len, unsigned flag
 {
 	char buf[BOUNCE];
 	size_t room = stream_room(&s->st);
-	struct iovec v = { buf, 0 };
+	struct iovec v = {buf, 0};
 	ssize_t n;
 
 	if (!room && ((flags & SPLICE_F_NONBLOCK) || s->nonblock) && !stream_want_space(&s->st) && !sock_failed(s) &&
 	    !s->shut_wr)
 		return fail(EAGAIN);
 	if ((flags & SPLICE_F_NONBLOCK) && !(libc()->fcntl(in, F_GETFL) & O_NONBLOCK)) {
-		struct pollfd p = { .fd = in, .events = POLLIN };
+		struct pollfd p = {.fd = in, .events = POLLIN};
 
 		if (libc()->poll(&p, 1, 0) != 1)
 			return fail(EAGAIN);

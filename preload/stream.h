@@ -18,11 +18,11 @@ struct stream {
 	uint8_t *rx, *tx;
 	uint32_t rx_size, tx_size;
 	uint32_t index, thread, flow_id; /* slot, fast thread */
-	bool corked;		    /* TCP_CORK, as opposed to MSG_MORE */
-	_Atomic uint64_t rung_read; /* rcv_read when the service was last told of it */
+	bool corked;                     /* TCP_CORK, as opposed to MSG_MORE */
+	_Atomic uint64_t rung_read;      /* rcv_read when the service was last told of it */
 };
 
-#define STREAM_PEEK 1u	  /* leave the bytes */
+#define STREAM_PEEK 1u    /* leave the bytes */
 #define STREAM_DISCARD 2u /* do not copy */
 
 /* The slot's status is IPC_FAST: take over its buffers. Returns 0, or -EPROTO if they do not lie in the memory. */

@@ -27,12 +27,12 @@ struct tapas_listener;
 struct tapas_connection;
 
 enum tapas_event_type {
-	TAPAS_LISTEN_NEW,	/* listener: a connection waits; tapas_accept() takes it. data */
-	TAPAS_CONN_OPEN,	/* connection: established (status 0) or failed (status -errno) */
-	TAPAS_CONN_RECEIVED,	/* connection: `len` bytes at `buf`, valid until tapas_rx_free() */
-	TAPAS_CONN_SENDBUF,	/* connection: room again in a transmit buffer that was full */
-	TAPAS_CONN_MOVED,	/* connection: now belongs to the context that reports this */
-	TAPAS_CONN_CLOSED,	/* connection: the peer sent FIN (status 0) or it failed (status -errno) */
+	TAPAS_LISTEN_NEW,    /* listener: a connection waits; tapas_accept() takes it. data */
+	TAPAS_CONN_OPEN,     /* connection: established (status 0) or failed (status -errno) */
+	TAPAS_CONN_RECEIVED, /* connection: `len` bytes at `buf`, valid until tapas_rx_free() */
+	TAPAS_CONN_SENDBUF,  /* connection: room again in a transmit buffer that was full */
+	TAPAS_CONN_MOVED,    /* connection: now belongs to the context that reports this */
+	TAPAS_CONN_CLOSED,   /* connection: the peer sent FIN (status 0) or it failed (status -errno) */
 };
 
 struct tapas_event {

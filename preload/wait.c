@@ -23,13 +23,13 @@
 struct waiter {
 	struct core *core;
 	uint64_t listens; /* contexts in the epoll descriptor */
-	int epfd;	  /* -1: none */
-	int context;	  /* its own, -1: none */
+	int epfd;         /* -1: none */
+	int context;      /* its own, -1: none */
 	void *pool_link;
 };
 
 static __thread struct waiter *waiter;
-static struct pool waiter_pool = { .size = sizeof(struct waiter) };
+static struct pool waiter_pool = {.size = sizeof(struct waiter)};
 static pthread_key_t waiter_key;
 static pthread_once_t waiter_once = PTHREAD_ONCE_INIT;
 
@@ -67,7 +67,7 @@ static struct waiter *waiter_get(struct core *c)
 		w = pool_get(&waiter_pool);
 		if (!w)
 			return NULL;
-		*w = (struct waiter){ .epfd = -1, .context = -1 };
+		*w = (struct waiter){.epfd = -1, .context = -1};
 		waiter = w;
 		pthread_setspecific(waiter_key, w);
 	}
@@ -104,7 +104,7 @@ int wait_context(struct core *c)
 
 static bool waiter_open(struct waiter *w)
 {
-	struct epoll_event ev = { .events = EPOLLRDHUP | EPOLLET };
+	struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET};
 	int epfd = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC), high;
 
 	if (epfd < 0)
@@ -127,7 +127,7 @@ int wait_fd(struct core *c, uint64_t mask)
 	if (!w || (w->epfd < 0 && !waiter_open(w)))
 		return -1;
 	for (mask &= ~w->listens; mask; mask &= mask - 1) {
-		struct epoll_event ev = { .events = EPOLLIN | EPOLLET };
+		struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
 		uint32_t i = (uint32_t)__builtin_ctzll(mask);
 
 		if (libc()->epoll_ctl(w->epfd, EPOLL_CTL_ADD, core_context_fd(c, i), &ev) && errno != EEXIST)

@@ -19,10 +19,10 @@ static json_t *admin_status(const struct admin *a)
 
 	slow_totals(a->slow, &t);
 	for (uint32_t i = 0; i < fast_threads(a->fast); i++)
-		json_array_append_new(threads, json_pack("{s:i, s:b}", "queue", (int)i, "asleep",
-							 fast_is_asleep(a->fast, i)));
-	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}", "version",
-			 TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
+		json_array_append_new(threads,
+				      json_pack("{s:i, s:b}", "queue", (int)i, "asleep", fast_is_asleep(a->fast, i)));
+	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
+			 "version", TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
 			 a->config->exclusive ? "exclusive" : "shared", "xdp", nic->native ? "native" : "generic",
 			 "zerocopy", nic->zerocopy, "uptime_s", (json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S),
 			 "flows", "fast", (int)t.fast, "adopting", (int)t.adopting, "closing", (int)t.closing,
@@ -56,10 +56,14 @@ static void admin_flow_numbers(json_t *o, const struct slow_flow_info *f)
 		json_int_t value;
 	} rows[] = {
 #define LOAD(field) st ? (json_int_t)atomic_load_explicit(&st->field, memory_order_relaxed) : 0
-		{"rx_bytes", LOAD(rx_bytes)},	  {"tx_bytes", LOAD(tx_bytes)},
-		{"acked_bytes", LOAD(acked_bytes)}, {"rtt_us", LOAD(srtt_us)},
-		{"rate_bps", (json_int_t)f->rate_bps}, {"cwnd_bytes", LOAD(cwnd_bytes)},
-		{"in_flight", LOAD(in_flight)},	  {"unsent", LOAD(unsent)},
+		{"rx_bytes", LOAD(rx_bytes)},
+		{"tx_bytes", LOAD(tx_bytes)},
+		{"acked_bytes", LOAD(acked_bytes)},
+		{"rtt_us", LOAD(srtt_us)},
+		{"rate_bps", (json_int_t)f->rate_bps},
+		{"cwnd_bytes", LOAD(cwnd_bytes)},
+		{"in_flight", LOAD(in_flight)},
+		{"unsent", LOAD(unsent)},
 		{"retransmissions", LOAD(rexmit_segments)},
 #undef LOAD
 		{"verdict_age_ms", (json_int_t)f->verdict_age_ms},
@@ -73,14 +77,14 @@ static void admin_flow(void *ctx, const struct slow_flow_info *f)
 {
 	static const char *const verdicts[] = {"none", "accept", "silent", "reject"};
 	char local[64], remote[64];
-	json_t *o = json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:s, s:i, s:s, s:s, s:s, s:s}", "id",
-			      f->left_with_linux ? -1 : (int)f->id, "local_addr",
-			      ip_addr_text(&f->key.local, local, sizeof local), "local_port",
-			      (int)ntohs(f->key.local_port), "remote_addr",
-			      ip_addr_text(&f->key.remote, remote, sizeof remote), "remote_port",
-			      (int)ntohs(f->key.remote_port), "pid", (int)f->pid, "command", f->command, "fd", f->fd,
-			      "state", admin_state(f), "congestion", f->congestion, "verdict", verdicts[f->verdict],
-			      "reason", f->reason);
+	json_t *o =
+		json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:s, s:i, s:s, s:s, s:s, s:s}", "id",
+			  f->left_with_linux ? -1 : (int)f->id, "local_addr",
+			  ip_addr_text(&f->key.local, local, sizeof local), "local_port", (int)ntohs(f->key.local_port),
+			  "remote_addr", ip_addr_text(&f->key.remote, remote, sizeof remote), "remote_port",
+			  (int)ntohs(f->key.remote_port), "pid", (int)f->pid, "command", f->command, "fd", f->fd,
+			  "state", admin_state(f), "congestion", f->congestion, "verdict", verdicts[f->verdict],
+			  "reason", f->reason);
 
 	if (!o)
 		return;
@@ -102,9 +106,9 @@ static void admin_listener(void *ctx, const struct slow_listener_info *l)
 
 	json_array_append_new(ctx, json_pack("{s:s, s:i, s:i, s:s, s:i, s:b, s:I, s:I, s:I}", "addr",
 					     ip_addr_text(&l->addr, addr, sizeof addr), "port", (int)l->port, "pid",
-					     (int)l->pid, "command", l->command, "fd", l->fd, "accelerate", l->accelerate,
-					     "exchanges", (json_int_t)l->exchanges, "bytes", (json_int_t)l->bytes,
-					     "adopted", (json_int_t)l->adopted));
+					     (int)l->pid, "command", l->command, "fd", l->fd, "accelerate",
+					     l->accelerate, "exchanges", (json_int_t)l->exchanges, "bytes",
+					     (json_int_t)l->bytes, "adopted", (json_int_t)l->adopted));
 }
 
 static json_t *admin_listeners(const struct admin *a)

@@ -16,18 +16,18 @@ struct config_port {
 	uint16_t port;
 	bool accelerate;
 	uint32_t adopt_exchanges; /* adopt at the first I/O after this many exchanges */
-	uint64_t adopt_bytes;	  /* or after this many bytes */
+	uint64_t adopt_bytes;     /* or after this many bytes */
 };
 
 struct config {
 	/* [service] */
 	char interface[16];
-	bool exclusive;		 /* mode = shared | exclusive */
+	bool exclusive; /* mode = shared | exclusive */
 	char socket[108];
-	char group[32];		 /* group that may use the service; empty: root only */
+	char group[32]; /* group that may use the service; empty: root only */
 	uint32_t max_flows;
 	uint32_t max_apps;
-	uint64_t app_memory;	 /* bytes of buffers per application (sparse) */
+	uint64_t app_memory;           /* bytes of buffers per application (sparse) */
 	uint32_t rx_buffer, tx_buffer; /* bytes per connection, powers of two */
 	int log_level;
 	/* [exclusive] */
@@ -43,10 +43,10 @@ struct config {
 	struct config_port port[CONFIG_PORTS];
 	unsigned ports;
 	/* [shadow] */
-	uint32_t heartbeat_ms;	 /* period per flow */
-	uint32_t verdict_ms;	 /* silence for so long after a change silences the flow */
+	uint32_t heartbeat_ms; /* period per flow */
+	uint32_t verdict_ms;   /* silence for so long after a change silences the flow */
 	/* [tcp] */
-	char congestion[16];	 /* "linux": as the socket's; else a name */
+	char congestion[16]; /* "linux": as the socket's; else a name */
 	uint32_t min_rto_ms, delack_ms, max_retries;
 	uint64_t dctcp_init_rate, dctcp_step, dctcp_min_rate; /* bytes per second */
 	/* [fast] */

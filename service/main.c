@@ -49,15 +49,14 @@ struct service {
 	char why[256];
 };
 
-static const char usage[] =
-	"usage: tapasd [-c FILE] [-i INTERFACE] [-n] [-d] [-h] [-V]\n"
-	"  -c FILE       configuration (default " CONFIG_PATH ", if it exists)\n"
-	"  -i INTERFACE  interface to accelerate; overrides the configuration\n"
-	"  -n            print the effective configuration and exit\n"
-	"  -d            log each connection's changes of state\n"
-	"  -h            this help\n"
-	"  -V            version\n"
-	"See tapasd(8) and tapas.conf(5).\n";
+static const char usage[] = "usage: tapasd [-c FILE] [-i INTERFACE] [-n] [-d] [-h] [-V]\n"
+			    "  -c FILE       configuration (default " CONFIG_PATH ", if it exists)\n"
+			    "  -i INTERFACE  interface to accelerate; overrides the configuration\n"
+			    "  -n            print the effective configuration and exit\n"
+			    "  -d            log each connection's changes of state\n"
+			    "  -h            this help\n"
+			    "  -V            version\n"
+			    "See tapasd(8) and tapas.conf(5).\n";
 
 /* 0: go on; else exit with the value - 1. */
 static int main_options(int argc, char **argv, struct config *cfg)
@@ -203,7 +202,8 @@ static int main_open(struct service *sv)
 	int rc = nic_probe(sv->config.interface, &info);
 
 	if (rc) {
-		snprintf(sv->why, sizeof sv->why, "interface \"%s\": %s: set interface= in tapas.conf, or -i (see ip link)",
+		snprintf(sv->why, sizeof sv->why,
+			 "interface \"%s\": %s: set interface= in tapas.conf, or -i (see ip link)",
 			 sv->config.interface, strerror(-rc));
 		return rc;
 	}

@@ -102,10 +102,12 @@ static void print_status(const json_t *o)
 	const json_t *f = json_object_get(o, "flows");
 
 	printf("tapasd %s, pid %lld, up %lld s\n", text(o, "version"), num(o, "pid"), num(o, "uptime_s"));
-	printf("interface   %s, %s mode, %s XDP%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"), text(o, "xdp"),
-	       flag(o, "zerocopy") ? ", zero copy" : "", json_array_size(json_object_get(o, "threads")));
+	printf("interface   %s, %s mode, %s XDP%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"),
+	       text(o, "xdp"), flag(o, "zerocopy") ? ", zero copy" : "",
+	       json_array_size(json_object_get(o, "threads")));
 	printf("flows       %lld fast, %lld adopting, %lld closing, %lld in time-wait, %lld silenced; at most %lld\n",
-	       num(f, "fast"), num(f, "adopting"), num(f, "closing"), num(f, "time_wait"), num(f, "muted"), num(f, "max"));
+	       num(f, "fast"), num(f, "adopting"), num(f, "closing"), num(f, "time_wait"), num(f, "muted"),
+	       num(f, "max"));
 	printf("programs    %lld, listening on %lld socket(s)\n", num(o, "apps"), num(o, "listeners"));
 }
 
@@ -115,10 +117,9 @@ void cli_print_flows(const json_t *o, int rows)
 	json_t *f;
 	size_t i;
 
-	printf("%-9s %-22s %-22s %7s %-12s %4s %8s %8s %7s %8s %6s %s\n", "STATE", "LOCAL", "REMOTE", "PID", "COMMAND", "FD",
-	       "RX", "TX", "RTT us", "RATE", "REXMIT", "VERDICT");
-	json_array_foreach(list, i, f)
-	{
+	printf("%-9s %-22s %-22s %7s %-12s %4s %8s %8s %7s %8s %6s %s\n", "STATE", "LOCAL", "REMOTE", "PID", "COMMAND",
+	       "FD", "RX", "TX", "RTT us", "RATE", "REXMIT", "VERDICT");
+	json_array_foreach (list, i, f) {
 		char local[64], remote[64], rx[16], tx[16], rate[16];
 		const char *reason = text(f, "reason");
 
@@ -126,11 +127,11 @@ void cli_print_flows(const json_t *o, int rows)
 			break;
 		endpoint(f, "local_addr", "local_port", local, sizeof local);
 		endpoint(f, "remote_addr", "remote_port", remote, sizeof remote);
-		printf("%-9s %-22s %-22s %7lld %-12.12s %4lld %8s %8s %7lld %8s %6lld %s\n", text(f, "state"), local, remote,
-		       num(f, "pid"), text(f, "command"), num(f, "fd"), size_text(num(f, "rx_bytes"), rx, sizeof rx),
-		       size_text(num(f, "tx_bytes"), tx, sizeof tx), num(f, "rtt_us"),
-		       num(f, "rate_bps") ? size_text(num(f, "rate_bps"), rate, sizeof rate) : "-", num(f, "retransmissions"),
-		       reason[0] ? reason : text(f, "verdict"));
+		printf("%-9s %-22s %-22s %7lld %-12.12s %4lld %8s %8s %7lld %8s %6lld %s\n", text(f, "state"), local,
+		       remote, num(f, "pid"), text(f, "command"), num(f, "fd"),
+		       size_text(num(f, "rx_bytes"), rx, sizeof rx), size_text(num(f, "tx_bytes"), tx, sizeof tx),
+		       num(f, "rtt_us"), num(f, "rate_bps") ? size_text(num(f, "rate_bps"), rate, sizeof rate) : "-",
+		       num(f, "retransmissions"), reason[0] ? reason : text(f, "verdict"));
 	}
 }
 
@@ -139,15 +140,14 @@ static void print_listeners(const json_t *o)
 	json_t *l;
 	size_t i;
 
-	printf("%-28s %7s %-16s %4s %-10s %9s %9s %9s\n", "LISTENS ON", "PID", "COMMAND", "FD", "ACCELERATE", "EXCHANGES",
-	       "BYTES", "ADOPTED");
-	json_array_foreach(json_object_get(o, "listeners"), i, l)
-	{
+	printf("%-28s %7s %-16s %4s %-10s %9s %9s %9s\n", "LISTENS ON", "PID", "COMMAND", "FD", "ACCELERATE",
+	       "EXCHANGES", "BYTES", "ADOPTED");
+	json_array_foreach (json_object_get(o, "listeners"), i, l) {
 		char addr[64], bytes[16];
 
 		endpoint(l, "addr", "port", addr, sizeof addr);
-		printf("%-28s %7lld %-16s %4lld %-10s %9lld %9s %9lld\n", addr, num(l, "pid"), text(l, "command"), num(l, "fd"),
-		       flag(l, "accelerate") ? "yes" : "no", num(l, "exchanges"),
+		printf("%-28s %7lld %-16s %4lld %-10s %9lld %9s %9lld\n", addr, num(l, "pid"), text(l, "command"),
+		       num(l, "fd"), flag(l, "accelerate") ? "yes" : "no", num(l, "exchanges"),
 		       size_text(num(l, "bytes"), bytes, sizeof bytes), num(l, "adopted"));
 	}
 }
@@ -157,8 +157,9 @@ static void print_stats(const json_t *o, bool all)
 	json_t *c;
 	size_t i;
 
-	json_array_foreach(json_object_get(o, "counters"), i, c) if (all || num(c, "value"))
-		printf("%-20s %15lld  %s\n", text(c, "name"), num(c, "value"), text(c, "help"));
+	json_array_foreach (json_object_get(o, "counters"), i, c)
+		if (all || num(c, "value"))
+			printf("%-20s %15lld  %s\n", text(c, "name"), num(c, "value"), text(c, "help"));
 }
 
 int cli_report(int argc, char **argv)

@@ -139,11 +139,26 @@ void fast_close(struct fast *f)
 	free(f);
 }
 
-uint32_t fast_threads(const struct fast *f) { return f->threads; }
-struct recring *fast_down(struct fast *f, uint32_t thread) { return &f->thread[thread]->down; }
-struct recring *fast_up(struct fast *f, uint32_t thread) { return &f->thread[thread]->up; }
-int fast_up_fd(const struct fast *f) { return f->up_fd; }
-struct bell *fast_active(struct fast *f) { return &f->active; }
+uint32_t fast_threads(const struct fast *f)
+{
+	return f->threads;
+}
+struct recring *fast_down(struct fast *f, uint32_t thread)
+{
+	return &f->thread[thread]->down;
+}
+struct recring *fast_up(struct fast *f, uint32_t thread)
+{
+	return &f->thread[thread]->up;
+}
+int fast_up_fd(const struct fast *f)
+{
+	return f->up_fd;
+}
+struct bell *fast_active(struct fast *f)
+{
+	return &f->active;
+}
 
 void fast_kick(struct fast *f, uint32_t thread)
 {
@@ -186,7 +201,10 @@ struct flow_limits *fast_limits(struct fast *f, uint32_t flow_id)
 	return (struct flow_limits *)(fast_stats(f, 0) + f->cfg.max_flows) + flow_id;
 }
 
-const struct counters *fast_counters(const struct fast *f, uint32_t thread) { return &f->thread[thread]->counters; }
+const struct counters *fast_counters(const struct fast *f, uint32_t thread)
+{
+	return &f->thread[thread]->counters;
+}
 
 uint64_t fast_last_turn_ns(const struct fast *f, uint32_t thread)
 {

@@ -35,7 +35,7 @@ struct flow_stats {
 	_Atomic uint32_t unsent; /* bytes the application has written that were not sent yet */
 	_Atomic uint32_t muted;
 	_Atomic uint32_t snd_una, snd_nxt, rcv_nxt; /* wire sequence numbers */
-	_Atomic uint64_t limited_ns; /* when the network (cwnd, rate) last held back data; 0: never */
+	_Atomic uint64_t limited_ns;                /* when the network (cwnd, rate) last held back data; 0: never */
 };
 
 /* Written by the slow path, read by the fast thread when `gen` has changed. */
@@ -53,23 +53,23 @@ struct flow_init {
 	struct wire_template tmpl;   /* key.local = us */
 	/* sender: stream offset 0 is snd_base on the wire and the oldest unacknowledged byte */
 	uint32_t snd_base;
-	uint64_t snd_nxt;  /* offset: bytes [0, snd_nxt) are in flight */
-	uint64_t snd_end;  /* offset: bytes already in the transmit buffer */
+	uint64_t snd_nxt;          /* offset: bytes [0, snd_nxt) are in flight */
+	uint64_t snd_end;          /* offset: bytes already in the transmit buffer */
 	uint32_t snd_wnd, snd_wl1; /* bytes; wire sequence */
 	uint32_t cwnd_bytes;
 	uint64_t rate_bps;
 	/* receiver: stream offset 0 is rcv_base on the wire */
 	uint32_t rcv_base;
-	uint64_t rcv_end;  /* offset: bytes already in the receive buffer */
-	uint32_t rcv_edge; /* wire: right edge of the window that was advertised */
+	uint64_t rcv_end;        /* offset: bytes already in the receive buffer */
+	uint32_t rcv_edge;       /* wire: right edge of the window that was advertised */
 	uint64_t rx_off, tx_off; /* in the application's buffer memfd */
 	uint32_t rx_size, tx_size;
-	uint16_t mss;	   /* payload bytes per segment, options deducted */
+	uint16_t mss; /* payload bytes per segment, options deducted */
 	uint8_t snd_wscale, rcv_wscale;
 	bool ts, sack, ecn; /* negotiated by Linux */
-	bool ect; /* congestion control wants ECN-capable transport */
+	bool ect;           /* congestion control wants ECN-capable transport */
 	uint32_t ts_recent; /* the peer's latest TSval */
-	uint32_t ts_ms;	    /* our TSval now: continues the socket's clock in milliseconds */
+	uint32_t ts_ms;     /* our TSval now: continues the socket's clock in milliseconds */
 	uint32_t srtt_us, rttvar_us;
 	uint32_t opts; /* IPC_OPT_* */
 };
@@ -81,7 +81,7 @@ struct fast_app {
 	uint8_t *buf;
 	uint64_t buf_size;
 	int context_fd[IPC_CONTEXTS]; /* eventfds; -1: none. Filled by CMD_CONTEXT */
-	int doorbell_fd; /* rung by the application: added to the thread's sleep set */
+	int doorbell_fd;              /* rung by the application: added to the thread's sleep set */
 };
 
 #define FAST_APPS 256
@@ -93,7 +93,8 @@ enum fast_cmd {
 	CMD_REMOVE,   /* struct cmd_flow: forget it; answered by UP_REMOVED after the last use of its memory */
 	CMD_RX_FRAME, /* a frame that was held: process as if it had just arrived */
 	CMD_TX_FRAME, /* a whole frame for the wire, as it is */
-	CMD_MUTE, CMD_UNMUTE, /* struct cmd_flow: Linux's verdict. Muted: nothing in, nothing out, timers keep running */
+	CMD_MUTE,
+	CMD_UNMUTE,   /* struct cmd_flow: Linux's verdict. Muted: nothing in, nothing out, timers keep running */
 	CMD_CLOSE,    /* struct cmd_flow: Linux closed the sending side: FIN after what the application has written */
 	CMD_ORPHAN,   /* struct cmd_flow: last close: as CMD_CLOSE, and unread or new data draws RST; slot is dead */
 	CMD_ABORT,    /* struct cmd_flow, error: send RST on the wire, tell the application `error` */
@@ -107,9 +108,17 @@ enum fast_cmd {
 	CMD_CAPTURE,  /* struct cmd_flow, value: 1 on, 0 off */
 };
 
-struct cmd_flow { uint32_t flow_id, error, value; };
-struct cmd_app { uint32_t app, index; int fd; };
-struct cmd_template { uint32_t flow_id; struct wire_template tmpl; };
+struct cmd_flow {
+	uint32_t flow_id, error, value;
+};
+struct cmd_app {
+	uint32_t app, index;
+	int fd;
+};
+struct cmd_template {
+	uint32_t flow_id;
+	struct wire_template tmpl;
+};
 
 /* ---- up: fast thread -> slow path ---- */
 
@@ -133,7 +142,11 @@ struct up_frame {
 	uint32_t len;
 	uint8_t data[]; /* the frame */
 };
-struct up_flow { uint32_t flow_id; uint32_t error; uint32_t rcv_nxt, snd_nxt; };
+struct up_flow {
+	uint32_t flow_id;
+	uint32_t error;
+	uint32_t rcv_nxt, snd_nxt;
+};
 
 /* ---- threads ---- */
 
@@ -149,8 +162,8 @@ struct fast; /* all threads and the flow arrays */
 
 /* @page: writable mapping of the service's page. One thread per port of @nic. Returns 0 or -errno. */
 int fast_open(const struct fast_config *cfg, struct nic *nic, struct ipc_page *page, struct fast **out);
-int fast_start(struct fast *f);	 /* starts the threads, all signals blocked */
-void fast_stop(struct fast *f);	 /* stops and joins */
+int fast_start(struct fast *f); /* starts the threads, all signals blocked */
+void fast_stop(struct fast *f); /* stops and joins */
 void fast_close(struct fast *f);
 
 uint32_t fast_threads(const struct fast *f);

@@ -83,7 +83,9 @@ static bool rx_sequence(struct flow *f, const struct segment *s, uint64_t now_ns
 		bool old = seq_lt(s->seq, flow_rcv_nxt(f)) && (s->len || s->flags & TCP_FIN);
 
 		rx_drop(r, old || s->len ? RX_ACK_DUP : RX_CHALLENGE,
-			paws ? CNT_DROP_PAWS : old ? CNT_RX_DUP : CNT_DROP_WINDOW);
+			paws  ? CNT_DROP_PAWS
+			: old ? CNT_RX_DUP
+			      : CNT_DROP_WINDOW);
 	}
 	return false;
 }

@@ -13,23 +13,23 @@
 #include "service/wire/parse.h"
 
 enum rx_action {
-	RX_STORE = 1u << 0,	 /* copy store[] of the payload into the receive buffer */
-	RX_ACK = 1u << 1,	 /* acknowledge in this turn */
-	RX_ACK_DUP = 1u << 2,	 /* acknowledge this very segment, before the next is looked at */
-	RX_CHALLENGE = 1u << 3,	 /* acknowledge, but at most every 500 ms */
-	RX_NOTIFY = 1u << 4,	 /* the application has something to read: data or end of stream */
-	RX_ACKED = 1u << 5,	 /* snd_una has moved */
-	RX_SEND = 1u << 6,	 /* the transmitter may be able to go on */
-	RX_FAST_REXMIT = 1u << 7,/* the segment at snd_una was lost */
-	RX_UP_RARE = 1u << 8,	 /* Linux judges this frame */
+	RX_STORE = 1u << 0,       /* copy store[] of the payload into the receive buffer */
+	RX_ACK = 1u << 1,         /* acknowledge in this turn */
+	RX_ACK_DUP = 1u << 2,     /* acknowledge this very segment, before the next is looked at */
+	RX_CHALLENGE = 1u << 3,   /* acknowledge, but at most every 500 ms */
+	RX_NOTIFY = 1u << 4,      /* the application has something to read: data or end of stream */
+	RX_ACKED = 1u << 5,       /* snd_una has moved */
+	RX_SEND = 1u << 6,        /* the transmitter may be able to go on */
+	RX_FAST_REXMIT = 1u << 7, /* the segment at snd_una was lost */
+	RX_UP_RARE = 1u << 8,     /* Linux judges this frame */
 	RX_FIN_RCVD = 1u << 9,
 	RX_FIN_ACKED = 1u << 10,
-	RX_RESET = 1u << 11,	 /* data for nobody: send RST, the flow is over */
+	RX_RESET = 1u << 11, /* data for nobody: send RST, the flow is over */
 };
 
 struct rx_store {
-	uint64_t offset;     /* stream offset */
-	uint32_t skip, len;  /* part of the payload */
+	uint64_t offset;    /* stream offset */
+	uint32_t skip, len; /* part of the payload */
 };
 
 struct rx_result {
@@ -38,10 +38,10 @@ struct rx_result {
 	uint32_t stores;
 	struct rx_store store[2];
 	uint32_t delivered; /* bytes by which rcv_end moved */
-	uint32_t acked;	    /* payload bytes by which snd_una moved */
-	bool recovered;	    /* the fast retransmit is the first of its loss event, for the counter */
-	bool ece;	    /* acked bytes echo congestion */
-	bool rtt;	    /* there is a new RTT estimate */
+	uint32_t acked;     /* payload bytes by which snd_una moved */
+	bool recovered;     /* the fast retransmit is the first of its loss event, for the counter */
+	bool ece;           /* acked bytes echo congestion */
+	bool rtt;           /* there is a new RTT estimate */
 };
 
 struct rx_env {

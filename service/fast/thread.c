@@ -82,9 +82,8 @@ int thread_open(struct fast_thread *t, struct fast *f, uint32_t index, struct po
 	t->limits = (struct flow_limits *)(t->stats + f->cfg.max_flows);
 	if ((err = thread_sets(t, f->cfg.max_flows)) || (err = thread_slots(t)) ||
 	    (err = flow_table_open(&t->table, f->cfg.max_flows, &f->cfg.hash)) ||
-	    (err = wheel_open(&t->wheel, f->cfg.max_flows, 0)) ||
-	    (err = recring_open(&t->down, FAST_RING_BYTES)) || (err = recring_open(&t->up, FAST_RING_BYTES)) ||
-	    (err = thread_fds(t)))
+	    (err = wheel_open(&t->wheel, f->cfg.max_flows, 0)) || (err = recring_open(&t->down, FAST_RING_BYTES)) ||
+	    (err = recring_open(&t->up, FAST_RING_BYTES)) || (err = thread_fds(t)))
 		thread_close(t);
 	return err;
 }
@@ -195,8 +194,7 @@ uint64_t thread_next_ns(const struct fast_thread *t)
 
 bool thread_has_work(struct fast_thread *t)
 {
-	if (port_rx_ready(t->port) || !recring_empty(&t->down) ||
-	    (flowset_any(&t->ready) && port_tx_room(t->port)))
+	if (port_rx_ready(t->port) || !recring_empty(&t->down) || (flowset_any(&t->ready) && port_tx_room(t->port)))
 		return true;
 	for (uint32_t k = 0; k < t->napps; k++) {
 		const struct app_view *a = &t->apps[t->app_list[k]];

@@ -13,10 +13,10 @@
 #include "service/fast/wheel.h"
 
 #define FAST_RX_BATCH 64
-#define FAST_TX_BURST 8	      /* segments per flow and turn */
-#define FAST_CMD_BATCH 64     /* commands per turn */
-#define FAST_DIRTY_BATCH 128  /* slots per application and turn */
-#define FAST_READY_BATCH 128  /* flows per turn of the transmitter */
+#define FAST_TX_BURST 8      /* segments per flow and turn */
+#define FAST_CMD_BATCH 64    /* commands per turn */
+#define FAST_DIRTY_BATCH 128 /* slots per application and turn */
+#define FAST_READY_BATCH 128 /* flows per turn of the transmitter */
 #define FAST_TIMER_BATCH 128
 #define FAST_ACTIVE_NS (4 * 1000000ull) /* the slow path hears of a flow's traffic at most this often */
 #define FAST_CORK_NS (200 * 1000000ull)
@@ -27,11 +27,11 @@
 struct app_view {
 	struct fast_app a;
 	bool used;
-	bool bad;		/* a record failed the check: nothing is read from it any more */
-	uint16_t up_pending;	/* events for the slow path: bits 1 << enum fast_up */
+	bool bad;            /* a record failed the check: nothing is read from it any more */
+	uint16_t up_pending; /* events for the slow path: bits 1 << enum fast_up */
 	uint32_t dirty_cursor;
-	uint64_t wakes;		/* contexts whose bell was rung in this turn */
-	uint32_t *slot_flow;	/* IPC_SLOTS: flow + 1 installed in this thread, 0: none */
+	uint64_t wakes;      /* contexts whose bell was rung in this turn */
+	uint32_t *slot_flow; /* IPC_SLOTS: flow + 1 installed in this thread, 0: none */
 };
 
 struct fast_thread {
@@ -40,28 +40,28 @@ struct fast_thread {
 	const struct fast_config *cfg;
 	struct port *port;
 	struct ipc_page *page;
-	struct flow *flows;		/* all flows of the service; ours are those in `owned` */
+	struct flow *flows; /* all flows of the service; ours are those in `owned` */
 	struct flow_stats *stats;
 	struct flow_limits *limits;
 	struct bell *active;
 	struct flow_table table;
 	struct wheel wheel;
-	struct flowset owned;		/* flows installed in this thread */
-	struct flowset ready;		/* flows the transmitter looks at */
-	struct flowset up_wait;		/* flows with events that did not fit the ring */
+	struct flowset owned;   /* flows installed in this thread */
+	struct flowset ready;   /* flows the transmitter looks at */
+	struct flowset up_wait; /* flows with events that did not fit the ring */
 	uint32_t ready_cursor;
 	uint64_t *set_memory;
 	uint32_t *slot_memory;
 	struct app_view apps[FAST_APPS];
-	uint16_t app_list[FAST_APPS];	/* those in use */
+	uint16_t app_list[FAST_APPS]; /* those in use */
 	uint32_t napps;
 	bool apps_up_wait;
 	uint64_t wakes[FAST_APPS / 64]; /* applications to wake at the end of the turn */
 	bool capture;
-	bool up_news;			/* records in `up` that the slow path may not know of */
+	bool up_news; /* records in `up` that the slow path may not know of */
 	bool active_news;
 	uint64_t active_wake_ns;
-	uint64_t now_ns;		/* of this turn */
+	uint64_t now_ns; /* of this turn */
 
 	struct recring down, up;
 	struct counters counters;
@@ -77,11 +77,12 @@ struct fast {
 	struct ipc_page *page;
 	uint32_t threads;
 	struct fast_thread *thread[IPC_THREADS];
-	void *shared;			/* memfd: flows, statistics, limits */
+	void *shared; /* memfd: flows, statistics, limits */
 	size_t shared_size;
 	int shared_fd, up_fd;
 	_Alignas(64) struct bell active;
-	_Alignas(64) _Atomic uint32_t slow_armed; /* pairs: slow path stores, fence, looks at `up`; we commit, fence, load */
+	_Alignas(64) _Atomic uint32_t
+		slow_armed; /* pairs: slow path stores, fence, looks at `up`; we commit, fence, load */
 	_Atomic uint32_t stop;
 };
 
@@ -154,8 +155,9 @@ static inline void thread_count(struct fast_thread *t, enum counter_id id, uint6
 }
 
 /* Statistics have one writer: plain adds with relaxed stores. */
-#define STATS_ADD(field, n)                                                                                            \
-	atomic_store_explicit(&(field), atomic_load_explicit(&(field), memory_order_relaxed) + (n), memory_order_relaxed)
+#define STATS_ADD(field, n)                                                                         \
+	atomic_store_explicit(&(field), atomic_load_explicit(&(field), memory_order_relaxed) + (n), \
+			      memory_order_relaxed)
 #define STATS_SET(field, v) atomic_store_explicit(&(field), (v), memory_order_relaxed)
 
 void thread_stats(struct fast_thread *t, const struct flow *f);

@@ -27,7 +27,7 @@ enum tx_why {
 	TX_PACED,
 	TX_NAGLE,
 	TX_CORKED,
-	TX_FULL,   /* no frame */
+	TX_FULL, /* no frame */
 };
 
 struct tx_plan {

@@ -52,7 +52,7 @@ static bool up_flow_flush(struct fast_thread *t, struct flow *f)
 	while (f->up_pending) {
 		uint32_t type = (uint32_t)__builtin_ctz(f->up_pending);
 
-		f->up_pending &= (uint16_t)~(1u << type);
+		f->up_pending &= (uint16_t) ~(1u << type);
 		/* After REMOVED the flow's memory is the slow path's again. */
 		if (type == UP_REMOVED)
 			flowset_del(&t->up_wait, f->id);
@@ -81,12 +81,12 @@ static bool up_app_flush(struct fast_thread *t, struct app_view *a)
 		uint32_t type = (uint32_t)__builtin_ctz(a->up_pending);
 
 		if (type == UP_APP_GONE && a->up_pending & 1u << UP_APP_BAD) {
-			a->up_pending &= (uint16_t)~(1u << UP_APP_BAD); /* too late to matter */
+			a->up_pending &= (uint16_t) ~(1u << UP_APP_BAD); /* too late to matter */
 			continue;
 		}
 		if (!up_event(t, type, &e))
 			return false;
-		a->up_pending &= (uint16_t)~(1u << type);
+		a->up_pending &= (uint16_t) ~(1u << type);
 	}
 	return true;
 }

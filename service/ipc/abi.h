@@ -34,8 +34,8 @@
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
-#define IPC_CONTEXTS 64	   /* contexts (waiting places) per application */
-#define IPC_THREADS 16	   /* fast threads at most */
+#define IPC_CONTEXTS 64    /* contexts (waiting places) per application */
+#define IPC_THREADS 16     /* fast threads at most */
 
 /* Low byte of ipc_slot.status. */
 enum ipc_state {
@@ -48,39 +48,39 @@ enum ipc_state {
 };
 #define IPC_STATE(status) ((status)&0xffu)
 /* Bits of ipc_slot.status beside the state. */
-#define IPC_ST_FIN 0x100u	/* peer's FIN follows rcv_end */
-#define IPC_ST_ERROR 0x200u	/* `error` is set; nothing more will arrive or be sent */
-#define IPC_ST_MUTED 0x400u	/* Linux's rules let nothing pass at present */
+#define IPC_ST_FIN 0x100u       /* peer's FIN follows rcv_end */
+#define IPC_ST_ERROR 0x200u     /* `error` is set; nothing more will arrive or be sent */
+#define IPC_ST_MUTED 0x400u     /* Linux's rules let nothing pass at present */
 #define IPC_ST_CLOSED_TX 0x800u /* our FIN has been queued: Linux closed the sending side */
 
 /* ipc_slot.want: what the application wants to be told, beside data and errors. */
 #define IPC_WANT_SPACE 1u /* ring when snd_acked has freed a third of the transmit buffer */
 /* ipc_slot.opts */
 #define IPC_OPT_NODELAY 1u  /* TCP_NODELAY */
-#define IPC_OPT_CORK 2u	    /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
+#define IPC_OPT_CORK 2u     /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
 #define IPC_OPT_QUICKACK 4u /* TCP_QUICKACK */
 
 struct ipc_slot {
 	/* written by the application */
-	_Alignas(64) _Atomic uint64_t snd_end;	/* bytes put into the transmit buffer so far */
-	_Atomic uint64_t rcv_read;		/* bytes taken out of the receive buffer so far */
-	_Atomic uint32_t want;			/* IPC_WANT_* */
-	_Atomic uint32_t opts;			/* IPC_OPT_* */
-	_Atomic uint32_t context;		/* whose bell rings for this slot */
-	_Atomic uint32_t fd_plus1;		/* its descriptor + 1, for reports; 0: not in use */
+	_Alignas(64) _Atomic uint64_t snd_end; /* bytes put into the transmit buffer so far */
+	_Atomic uint64_t rcv_read;             /* bytes taken out of the receive buffer so far */
+	_Atomic uint32_t want;                 /* IPC_WANT_* */
+	_Atomic uint32_t opts;                 /* IPC_OPT_* */
+	_Atomic uint32_t context;              /* whose bell rings for this slot */
+	_Atomic uint32_t fd_plus1;             /* its descriptor + 1, for reports; 0: not in use */
 	/* written by the service: fast thread */
-	_Alignas(64) _Atomic uint64_t rcv_end;	/* bytes put into the receive buffer so far */
-	_Atomic uint64_t snd_acked;		/* bytes acknowledged by the peer so far */
-	_Atomic uint32_t status;		/* enum ipc_state | IPC_ST_* */
-	_Atomic uint32_t error;			/* errno, if IPC_ST_ERROR */
+	_Alignas(64) _Atomic uint64_t rcv_end; /* bytes put into the receive buffer so far */
+	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */
+	_Atomic uint32_t status;               /* enum ipc_state | IPC_ST_* */
+	_Atomic uint32_t error;                /* errno, if IPC_ST_ERROR */
 	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
-	_Alignas(64) uint64_t rx_off;		/* in the buffer memfd */
+	_Alignas(64) uint64_t rx_off; /* in the buffer memfd */
 	uint64_t tx_off;
-	uint32_t rx_size, tx_size;		/* powers of two */
-	uint32_t flow_id;			/* index into the map of words (see ipc_page) */
-	uint32_t thread;			/* fast thread: which dirty bell to ring */
-	_Atomic uint32_t reason;		/* enum ipc_reason */
-	uint32_t discard;			/* bytes copied out of the kernel's receive queue: to be dropped there */
+	uint32_t rx_size, tx_size; /* powers of two */
+	uint32_t flow_id;          /* index into the map of words (see ipc_page) */
+	uint32_t thread;           /* fast thread: which dirty bell to ring */
+	_Atomic uint32_t reason;   /* enum ipc_reason */
+	uint32_t discard;          /* bytes copied out of the kernel's receive queue: to be dropped there */
 	/* written by the service for TCP_INFO; may be torn, for display only */
 	_Alignas(64) _Atomic uint32_t srtt_us;
 	_Atomic uint32_t rttvar_us, mss, cwnd_bytes;
@@ -90,13 +90,14 @@ static_assert(sizeof(struct ipc_slot) == 256, "four cache lines");
 
 /* Where one or more threads of the application wait (an epoll set, a blocked thread). */
 struct ipc_context {
-	struct bell bell;		     /* rung by fast threads */
-	_Alignas(64) _Atomic uint32_t armed; /* set by a waiter that will sleep; taken by the ringer, which writes the eventfd */
+	struct bell bell; /* rung by fast threads */
+	_Alignas(64) _Atomic uint32_t
+		armed; /* set by a waiter that will sleep; taken by the ringer, which writes the eventfd */
 };
 
 struct ipc_app {
 	uint32_t magic, version, slots, threads; /* written by the service; read once */
-	struct bell dirty[IPC_THREADS];		 /* rung by the application: slots with a new record */
+	struct bell dirty[IPC_THREADS];          /* rung by the application: slots with a new record */
 	struct ipc_context context[IPC_CONTEXTS];
 	struct ipc_slot slot[IPC_SLOTS];
 };
@@ -118,31 +119,31 @@ struct ipc_page {
 #define IPC_WORD_STRAY(w) ((uint32_t)(w))
 
 /* Why a connection is with Linux: id, word for reports, explanation. */
-#define IPC_REASON_LIST(X)                                                                         \
-	X(NONE, "none", "")                                                                        \
-	X(POLICY, "policy", "not yet worth it: too few exchanges")                                 \
-	X(NOT_TCP, "not-tcp", "not an established TCP connection")                                 \
-	X(NOT_OURS, "not-our-interface", "its packets do not pass the service's interface")        \
-	X(LOCAL, "local", "both ends are on this host")                                            \
-	X(FAMILY, "family", "address family not accelerated")                                      \
-	X(OPTIONS, "options", "uses a TCP option that is not accelerated (MD5, AO, MPTCP, ULP)")   \
-	X(FULL, "full", "the service's table of flows is full")                                    \
-	X(MEMORY, "memory", "no buffer large enough left for this application")                    \
-	X(BUSY, "busy", "too much data in the kernel's queues")                                    \
-	X(STATE, "state", "the connection's state could not be read exactly")                      \
-	X(SILENT, "no-answer", "Linux did not answer for it: a rule drops it, or no route")        \
-	X(REJECTED, "rejected", "Linux answered with a reset")                                     \
-	X(RACE, "race", "data arrived while it was being adopted")                                 \
-	X(FAULT, "fault", "failed on purpose, for a test")                                         \
-	X(STOPPING, "stopping", "the service is stopping")                                         \
-	X(DISABLED, "disabled", "configuration leaves this port to Linux")                         \
+#define IPC_REASON_LIST(X)                                                                       \
+	X(NONE, "none", "")                                                                      \
+	X(POLICY, "policy", "not yet worth it: too few exchanges")                               \
+	X(NOT_TCP, "not-tcp", "not an established TCP connection")                               \
+	X(NOT_OURS, "not-our-interface", "its packets do not pass the service's interface")      \
+	X(LOCAL, "local", "both ends are on this host")                                          \
+	X(FAMILY, "family", "address family not accelerated")                                    \
+	X(OPTIONS, "options", "uses a TCP option that is not accelerated (MD5, AO, MPTCP, ULP)") \
+	X(FULL, "full", "the service's table of flows is full")                                  \
+	X(MEMORY, "memory", "no buffer large enough left for this application")                  \
+	X(BUSY, "busy", "too much data in the kernel's queues")                                  \
+	X(STATE, "state", "the connection's state could not be read exactly")                    \
+	X(SILENT, "no-answer", "Linux did not answer for it: a rule drops it, or no route")      \
+	X(REJECTED, "rejected", "Linux answered with a reset")                                   \
+	X(RACE, "race", "data arrived while it was being adopted")                               \
+	X(FAULT, "fault", "failed on purpose, for a test")                                       \
+	X(STOPPING, "stopping", "the service is stopping")                                       \
+	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \
 	X(ERROR, "error", "an unexpected error of a system call")
 
 enum ipc_reason {
 #define X(id, name, help) IPC_REASON_##id,
 	IPC_REASON_LIST(X)
 #undef X
-	IPC_REASON_COUNT
+		IPC_REASON_COUNT
 };
 const char *ipc_reason_name(uint32_t reason);
 const char *ipc_reason_help(uint32_t reason);
@@ -158,8 +159,8 @@ struct ipc_record {
 	uint32_t want, opts, context;
 };
 struct ipc_bounds {
-	uint64_t snd_end, rcv_read;   /* accepted so far */
-	uint64_t snd_acked, rcv_end;  /* the service's own */
+	uint64_t snd_end, rcv_read;  /* accepted so far */
+	uint64_t snd_acked, rcv_end; /* the service's own */
 	uint32_t tx_size;
 	bool tx_closed; /* Linux closed the sending side: snd_end may not grow */
 };

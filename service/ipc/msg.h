@@ -19,20 +19,20 @@
 #define IPC_SOCKET_ENV "TAPAS_SOCKET"
 
 enum ipc_msg_type {
-	IPC_MSG_HELLO = 1,  /* app: arg[0] = IPC_ABI_VERSION, text = command name */
-	IPC_MSG_WELCOME,    /* svc: arg[0] = version, [1] = bytes of buffer memfd, [2] = fast threads,
+	IPC_MSG_HELLO = 1, /* app: arg[0] = IPC_ABI_VERSION, text = command name */
+	IPC_MSG_WELCOME,   /* svc: arg[0] = version, [1] = bytes of buffer memfd, [2] = fast threads,
 			       [3] = entries of the map of words, [4] = adopt_after exchanges, [5] = adopt_after bytes,
 			       [6] = app id;
 			       fds: app memfd, buffer memfd, page (read-only), words map (read-only), doorbell eventfd */
-	IPC_MSG_REFUSED,    /* svc: arg[0] = errno, text = one line for people */
-	IPC_MSG_CONTEXT,    /* app: arg[0] = context index; answer: CONTEXT with an eventfd the ringers write */
-	IPC_MSG_ADOPT,	    /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number; fd: the socket.
+	IPC_MSG_REFUSED,   /* svc: arg[0] = errno, text = one line for people */
+	IPC_MSG_CONTEXT,   /* app: arg[0] = context index; answer: CONTEXT with an eventfd the ringers write */
+	IPC_MSG_ADOPT,  /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number; fd: the socket.
 			       Answered in the slot */
-	IPC_MSG_LISTEN,	    /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
+	IPC_MSG_LISTEN, /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
 			       arg[0] = 1 if its connections may be adopted, [1] = exchanges, [2] = bytes before adoption */
-	IPC_MSG_UNLISTEN,   /* app: arg[0] = descriptor number. No answer */
-	IPC_MSG_ADMIN,	    /* tapas: text = "status", "flows", "listeners", "stats"; answer: ADMIN, fd = memfd with JSON */
-	IPC_MSG_CAPTURE,    /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
+	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
+	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats"; answer: ADMIN, fd = memfd with JSON */
+	IPC_MSG_CAPTURE, /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
 	IPC_MSG_TYPES
 };
 
@@ -41,7 +41,7 @@ enum ipc_msg_type {
 
 struct ipc_msg {
 	uint32_t magic; /* IPC_MAGIC */
-	uint16_t type;	/* enum ipc_msg_type */
+	uint16_t type;  /* enum ipc_msg_type */
 	uint16_t flags; /* 0 */
 	uint64_t arg[8];
 	char text[IPC_MSG_TEXT]; /* ends with 0 within the array */
@@ -51,7 +51,7 @@ struct ipc_msg {
 struct ipc_capture {
 	uint64_t time_ns; /* CLOCK_REALTIME */
 	uint32_t flow_id;
-	uint32_t len;	  /* bytes that follow */
+	uint32_t len; /* bytes that follow */
 	uint32_t wire_len;
 	uint32_t outgoing; /* 1: sent by us */
 };

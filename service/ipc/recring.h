@@ -18,9 +18,9 @@
 
 struct recring {
 	_Alignas(64) _Atomic uint64_t head; /* producer's, bytes ever written; pairs with the acquire in recring_peek */
-	uint64_t tail_seen;		    /* producer's copy of tail */
+	uint64_t tail_seen;                 /* producer's copy of tail */
 	_Alignas(64) _Atomic uint64_t tail; /* consumer's, bytes ever read; pairs with the acquire in recring_reserve */
-	uint64_t head_seen;		    /* consumer's copy of head */
+	uint64_t head_seen;                 /* consumer's copy of head */
 	_Alignas(64) uint8_t *data;
 	uint64_t size; /* power of two */
 };

@@ -72,7 +72,7 @@ struct stream {
 	struct io_uring_buf_ring *ring;
 	uint8_t *mem;
 	size_t mem_size, buf_size;
-	uint32_t depth; /* power of two */
+	uint32_t depth;    /* power of two */
 	uint64_t retry_ns; /* not before this time */
 	bool armed;
 };
@@ -336,8 +336,8 @@ static void stream_arm(struct loop *l, uint32_t index)
 		return;
 	}
 	/* A multishot read takes its length from the buffer it selects and must say 0 itself. */
-	io_uring_prep_rw(st->opcode, sqe, st->fd, NULL,
-			 st->opcode == OP_READ_MULTISHOT ? 0 : (unsigned)st->buf_size, (uint64_t)-1);
+	io_uring_prep_rw(st->opcode, sqe, st->fd, NULL, st->opcode == OP_READ_MULTISHOT ? 0 : (unsigned)st->buf_size,
+			 (uint64_t)-1);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = (uint16_t)index;
 	io_uring_sqe_set_data64(sqe, request_data(REQ_STREAM, 0, index));
@@ -346,8 +346,8 @@ static void stream_arm(struct loop *l, uint32_t index)
 static int stream_buffers_open(struct loop *l, struct stream *st, uint32_t index)
 {
 	struct io_uring_buf_reg reg = {.ring_entries = st->depth, .bgid = (uint16_t)index};
-	void *ring = mmap(NULL, stream_ring_size(st->depth), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			  0);
+	void *ring =
+		mmap(NULL, stream_ring_size(st->depth), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int rc;
 
 	if (ring == MAP_FAILED)

@@ -39,7 +39,7 @@ struct port {
 	struct xsk_ring_prod tx, fill;
 	uint8_t *umem_area;
 	uint32_t frame_size;
-	uint32_t frames; /* half are for receiving, half for sending */
+	uint32_t frames;  /* half are for receiving, half for sending */
 	uint32_t rx_next; /* index of the oldest received descriptor not yet released */
 	uint32_t rx_held;
 	uint32_t tx_unsubmitted;

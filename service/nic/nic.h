@@ -25,7 +25,7 @@ struct nic_info {
 	uint8_t mac[6];
 	uint32_t mtu;
 	uint32_t queues; /* receive queues = ports */
-	bool native;	 /* native XDP (else generic) */
+	bool native;     /* native XDP (else generic) */
 	bool zerocopy;
 	bool tcx; /* TCX links (else clsact filters, removed at stop and at the next start) */
 	bool up;
@@ -35,11 +35,11 @@ struct nic_config {
 	const char *ifname;
 	enum nic_mode mode;
 	int tap_ifindex;
-	uint32_t max_flows;   /* entries of `flows` and of `words` */
-	uint32_t frames;      /* per port, power of two; default 8192 */
-	bool allow_generic;   /* exclusive mode only: in shared mode generic XDP would see injected frames again */
-	bool force_copy;      /* no zero copy, even where the driver could */
-	bool force_clsact;    /* no TCX links, even where the kernel has them */
+	uint32_t max_flows; /* entries of `flows` and of `words` */
+	uint32_t frames;    /* per port, power of two; default 8192 */
+	bool allow_generic; /* exclusive mode only: in shared mode generic XDP would see injected frames again */
+	bool force_copy;    /* no zero copy, even where the driver could */
+	bool force_clsact;  /* no TCX links, even where the kernel has them */
 };
 
 struct nic;

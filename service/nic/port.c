@@ -69,8 +69,9 @@ static void port_socket_close(struct port *p)
 /* A failed attempt leaves the umem's rings half set up, so each attempt begins with a fresh one. */
 static int port_socket_open(struct port *p, const struct nic_info *info, uint32_t queue, uint16_t bind_flags)
 {
-	const struct xsk_umem_config umem = {
-		.fill_size = p->frames / 2, .comp_size = p->frames / 2, .frame_size = p->frame_size};
+	const struct xsk_umem_config umem = {.fill_size = p->frames / 2,
+					     .comp_size = p->frames / 2,
+					     .frame_size = p->frame_size};
 	const struct xsk_socket_config cfg = {.rx_size = p->frames / 2,
 					      .tx_size = p->frames / 2,
 					      .libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,

@@ -303,7 +303,8 @@ void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_stat
 	atomic_store_explicit(&sl->status, state, memory_order_release);
 	bell_ring(&ctx->bell, slot);
 	atomic_thread_fence(memory_order_seq_cst); /* pairs with the waiter's fence after it armed */
-	if (atomic_exchange_explicit(&ctx->armed, 0, memory_order_seq_cst) && a->context_fd[context % IPC_CONTEXTS] >= 0 &&
+	if (atomic_exchange_explicit(&ctx->armed, 0, memory_order_seq_cst) &&
+	    a->context_fd[context % IPC_CONTEXTS] >= 0 &&
 	    write(a->context_fd[context % IPC_CONTEXTS], &one, sizeof one) < 0)
 		return; /* only when the counter is full: then it is readable anyway */
 }

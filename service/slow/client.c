@@ -49,7 +49,8 @@ static int client_hello(struct slow *s, struct client *cl, const struct ipc_msg 
 	if (cl->app)
 		return -EPROTO;
 	if (in->arg[0] != IPC_ABI_VERSION) {
-		snprintf(m.text, sizeof m.text, "library speaks version %u, service %u: restart the program after the upgrade",
+		snprintf(m.text, sizeof m.text,
+			 "library speaks version %u, service %u: restart the program after the upgrade",
 			 (unsigned)in->arg[0], IPC_ABI_VERSION);
 		return client_refuse(cl, EPROTO, m.text);
 	}
@@ -69,7 +70,8 @@ static int client_hello(struct slow *s, struct client *cl, const struct ipc_msg 
 	m.arg[5] = s->cfg->accelerate ? s->cfg->adopt_bytes : UINT64_MAX;
 	m.arg[6] = a->index;
 	return client_answer(cl, &m,
-			     (int[]){a->shm_fd, a->buf_fd, s->env.page_fd, nic_words_fd(s->env.nic), a->doorbell_fd}, 5);
+			     (int[]){a->shm_fd, a->buf_fd, s->env.page_fd, nic_words_fd(s->env.nic), a->doorbell_fd},
+			     5);
 }
 
 static const struct config_port *client_port_policy(const struct slow *s, uint16_t port)
@@ -369,13 +371,15 @@ int client_listen(struct slow *s, char *why, unsigned why_size)
 		*slash = 0;
 		if (mkdir(sa.sun_path, 0755) && errno != EEXIST) {
 			rc = -errno;
-			snprintf(why, why_size, "cannot make %s for the control socket: %s", sa.sun_path, strerror(-rc));
+			snprintf(why, why_size, "cannot make %s for the control socket: %s", sa.sun_path,
+				 strerror(-rc));
 			return rc;
 		}
 		*slash = '/';
 	}
 	if (client_socket_alive(&sa)) {
-		snprintf(why, why_size, "%s is in use by a running tapasd: stop it, or set another socket= in tapas.conf",
+		snprintf(why, why_size,
+			 "%s is in use by a running tapasd: stop it, or set another socket= in tapas.conf",
 			 s->socket_path);
 		s->socket_path[0] = 0;
 		return -EADDRINUSE;

@@ -236,8 +236,8 @@ void conn_progress(struct slow *s, struct conn *c)
 static void conn_look_for_orphan(struct slow *s, struct conn *c)
 {
 	bool kernel_dead = c->failed || (c->fin_acked && c->peer_fin);
-	bool said = c->app->exited ||
-		    atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
+	bool said =
+		c->app->exited || atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
 
 	if (kernel_dead ? !said : sock_is_orphan(&c->key) != 1)
 		return;

@@ -15,9 +15,9 @@
 #define SLOW_NONE UINT32_MAX
 #define SLOW_CLIENTS 1024
 #define SLOW_LISTENERS 256
-#define SLOW_LEFT 1024	   /* remembered refusals, for reports */
-#define SLOW_HELD 64	   /* frames held per adoption */
-#define SLOW_ADOPTING 64   /* transactions at a time; further requests wait in their sockets */
+#define SLOW_LEFT 1024   /* remembered refusals, for reports */
+#define SLOW_HELD 64     /* frames held per adoption */
+#define SLOW_ADOPTING 64 /* transactions at a time; further requests wait in their sockets */
 #define SLOW_NEIGHBOURS 1024
 #define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
 #define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
@@ -63,24 +63,24 @@ struct conn {
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
-	uint32_t sh_acked;		 /* what we have acknowledged to it */
+	uint32_t sh_acked;               /* what we have acknowledged to it */
 	uint8_t peer_mac[6];
 	uint16_t vary;
 	struct wire_template tmpl;
 
 	/* closing */
-	bool local_fin;	   /* Linux closed the sending side */
-	bool orphan;	   /* no process holds the descriptor any more */
-	bool peer_fin;	   /* peer's FIN was received, mirrored to the shadow */
+	bool local_fin; /* Linux closed the sending side */
+	bool orphan;    /* no process holds the descriptor any more */
+	bool peer_fin;  /* peer's FIN was received, mirrored to the shadow */
 	bool peer_fin_first;
-	bool peer_fin_seen; /* the shadow has acknowledged the mirrored FIN */
-	bool fin_acked;	   /* peer acknowledged our FIN */
-	bool failed;	   /* reset or timed out */
-	bool rst_judged;   /* a wire RST was injected; the next verdict says whether it holds */
-	uint64_t closed_ns; /* when the last of these changed */
+	bool peer_fin_seen;                  /* the shadow has acknowledged the mirrored FIN */
+	bool fin_acked;                      /* peer acknowledged our FIN */
+	bool failed;                         /* reset or timed out */
+	bool rst_judged;                     /* a wire RST was injected; the next verdict says whether it holds */
+	uint64_t closed_ns;                  /* when the last of these changed */
 	uint32_t wire_rcv_nxt, wire_snd_nxt; /* TIME_WAIT: last numbers on the wire */
-	uint32_t ts_recent; /* the peer's TSval at adoption: any SYN of this connection was older */
-	uint32_t ts_offset; /* TSval = milliseconds of our clock + this */
+	uint32_t ts_recent;                  /* the peer's TSval at adoption: any SYN of this connection was older */
+	uint32_t ts_offset;                  /* TSval = milliseconds of our clock + this */
 
 	/* verdict */
 	enum verdict verdict;
@@ -98,7 +98,7 @@ struct conn {
 
 /* A registered application: one process with the library. */
 struct app {
-	uint32_t index; /* in slow.apps and in the fast threads */
+	uint32_t index;        /* in slow.apps and in the fast threads */
 	struct client *client; /* its control socket, NULL once closed */
 	pid_t pid;
 	uid_t uid;
@@ -116,9 +116,9 @@ struct app {
 	uint32_t *slot_conn; /* IPC_SLOTS: conn id or SLOW_NONE */
 	uint32_t conns;
 	uint32_t gone_waiting; /* fast threads that have not answered CMD_APP_DEL */
-	bool dying;	       /* process gone or disconnected: no new adoptions */
-	bool exited;	       /* its process has ended */
-	bool deleted;	       /* CMD_APP_DEL sent */
+	bool dying;            /* process gone or disconnected: no new adoptions */
+	bool exited;           /* its process has ended */
+	bool deleted;          /* CMD_APP_DEL sent */
 };
 
 struct client {

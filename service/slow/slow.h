@@ -54,9 +54,9 @@ void slow_from_watch(void *ctx, const struct watch_event *e);
 
 enum conn_state {
 	CONN_FREE,
-	CONN_ADOPTING,	/* transaction running: frames are held, no flow installed */
-	CONN_FAST,	/* installed in the fast path */
-	CONN_REMOVING,	/* CMD_REMOVE sent, memory still in use by the fast thread */
+	CONN_ADOPTING,  /* transaction running: frames are held, no flow installed */
+	CONN_FAST,      /* installed in the fast path */
+	CONN_REMOVING,  /* CMD_REMOVE sent, memory still in use by the fast thread */
 	CONN_TIME_WAIT, /* no flow, no slot: answers retransmitted FINs, keeps the tuple from reuse */
 };
 

@@ -18,8 +18,8 @@
 #define MSS_FLOOR_V6 (1280 - 60)
 
 /* TIME_WAIT on the wire: the last ACK again for a FIN or data, a new connection to Linux (RFC 6191), the rest ignored. */
-static void up_time_wait(struct slow *s, struct conn *c, uint32_t thread, const struct segment *seg, const uint8_t *frame,
-			 uint32_t len)
+static void up_time_wait(struct slow *s, struct conn *c, uint32_t thread, const struct segment *seg,
+			 const uint8_t *frame, uint32_t len)
 {
 	struct wire_segment w = {
 		.seq = c->wire_snd_nxt,

@@ -21,7 +21,7 @@
 #define VERDICT_TICK_NS (5 * NS_PER_MS)
 #define VERDICT_RETRY_NS (10 * NS_PER_MS)
 #define VERDICT_AGAIN_NS NS_PER_S /* a silent flow is asked this often */
-#define VERDICT_BATCH 192	  /* questions per turn of the loop */
+#define VERDICT_BATCH 192         /* questions per turn of the loop */
 #define HEARTBEAT_TICK_NS (100 * NS_PER_MS)
 
 static void verdict_send(struct slow *s, struct conn *c)
@@ -192,8 +192,7 @@ static void sweep_tick(void *ctx, uint64_t now_ns)
 void verdict_timers(struct slow *s)
 {
 	if (s->heartbeat_timer < 0)
-		s->heartbeat_timer =
-			loop_timer(s->env.loop, HEARTBEAT_TICK_NS, HEARTBEAT_TICK_NS, heartbeat_tick, s);
+		s->heartbeat_timer = loop_timer(s->env.loop, HEARTBEAT_TICK_NS, HEARTBEAT_TICK_NS, heartbeat_tick, s);
 	if (s->sweep_timer < 0)
 		s->sweep_timer = loop_timer(s->env.loop, NS_PER_S, NS_PER_S, sweep_tick, s);
 }

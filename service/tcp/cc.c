@@ -23,7 +23,7 @@ void cc_config_default(struct cc_config *cfg)
 		.additive_bps = 1250000,
 		.min_rate_bps = 1250000,
 		.max_rate_bps = 12500000000ull, /* 100 Gbit/s */
-		.init_cwnd_segments = 10,	/* RFC 6928 */
+		.init_cwnd_segments = 10,       /* RFC 6928 */
 		.ecn_weight = 1.0 / 16,
 	};
 }

@@ -23,7 +23,7 @@ struct cc_sample { /* since the last interval */
 	bool app_limited;   /* the application, not the network, limited what was sent */
 };
 
-struct cc_limits { /* what the fast path obeys */
+struct cc_limits {           /* what the fast path obeys */
 	uint64_t rate_bps;   /* bytes per second; 0: not paced */
 	uint32_t cwnd_bytes; /* bytes in flight at most */
 	bool slow_start;     /* the fast path may grow cwnd by what is acknowledged */

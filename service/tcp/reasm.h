@@ -24,13 +24,16 @@ struct reasm_piece {
 struct reasm_result {
 	struct reasm_piece store[2]; /* bytes to keep, in order, disjoint */
 	unsigned stores;
-	uint32_t next;	 /* first byte still missing */
-	bool filled;	 /* a gap was closed, wholly or in part: acknowledge at once */
-	bool ooo;	 /* kept out of order */
-	bool refused;	 /* out of order and does not touch the interval: not kept */
+	uint32_t next; /* first byte still missing */
+	bool filled;   /* a gap was closed, wholly or in part: acknowledge at once */
+	bool ooo;      /* kept out of order */
+	bool refused;  /* out of order and does not touch the interval: not kept */
 };
 
-static inline bool reasm_empty(const struct reasm *r) { return r->start == r->end; }
+static inline bool reasm_empty(const struct reasm *r)
+{
+	return r->start == r->end;
+}
 
 /* A segment covers [start, end), already cut to the window; @next is RCV.NXT; seq_gt(end, next). */
 void reasm_segment(struct reasm *r, uint32_t next, uint32_t start, uint32_t end, struct reasm_result *out);

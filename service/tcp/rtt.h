@@ -6,13 +6,13 @@
 #include <stdint.h>
 
 #define RTO_INITIAL_US 1000000u /* RFC 6298 (2.1) */
-#define RTO_MAX_US 120000000u	/* RFC 6298 (2.5) allows any bound from 60 s on; this is Linux's */
+#define RTO_MAX_US 120000000u   /* RFC 6298 (2.5) allows any bound from 60 s on; this is Linux's */
 
 struct rtt {
-	uint32_t srtt_us;   /* 0: no sample yet */
+	uint32_t srtt_us; /* 0: no sample yet */
 	uint32_t rttvar_us;
-	uint32_t min_us;    /* least sample, 0: none */
-	uint32_t rto_us;    /* with the backoff in it */
+	uint32_t min_us; /* least sample, 0: none */
+	uint32_t rto_us; /* with the backoff in it */
 };
 
 /* @srtt_us 0: nothing known yet. */

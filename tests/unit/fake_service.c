@@ -202,16 +202,19 @@ static void adopt(struct client *c, const struct ipc_msg *m, int fd)
 		return;
 	}
 	nflows = MAX(nflows, (uint32_t)(f - flows) + 1);
-	*f = (struct flow){ .c = c, .slot = (uint32_t)m->arg[0], .fd = fd,
-			    .answer_ns = clock_now_ns() + delay_ms * NS_PER_MS,
-			    .refuse = refuse_every && ++adopts % refuse_every == 0 };
+	*f = (struct flow){.c = c,
+			   .slot = (uint32_t)m->arg[0],
+			   .fd = fd,
+			   .answer_ns = clock_now_ns() + delay_ms * NS_PER_MS,
+			   .refuse = refuse_every && ++adopts % refuse_every == 0};
 	c->flows++;
 }
 
 static void welcome(struct client *c)
 {
-	struct ipc_msg m = { .magic = IPC_MAGIC, .type = IPC_MSG_WELCOME,
-			     .arg = { IPC_ABI_VERSION, BUFFERS, 1, IPC_SLOTS, after, 1 << 20, 1 } };
+	struct ipc_msg m = {.magic = IPC_MAGIC,
+			    .type = IPC_MSG_WELCOME,
+			    .arg = {IPC_ABI_VERSION, BUFFERS, 1, IPC_SLOTS, after, 1 << 20, 1}};
 	int fds[5];
 
 	c->shm_fd = memory(sizeof(struct ipc_app), (void **)&c->shm);
@@ -221,7 +224,7 @@ static void welcome(struct client *c)
 	c->shm->version = IPC_ABI_VERSION;
 	c->shm->slots = IPC_SLOTS;
 	c->shm->threads = 1;
-	memcpy(fds, (int[]){ c->shm_fd, c->buf_fd, page_fd, words_fd, c->doorbell }, sizeof(fds));
+	memcpy(fds, (int[]){c->shm_fd, c->buf_fd, page_fd, words_fd, c->doorbell}, sizeof(fds));
 	ipc_msg_send(c->sock, &m, fds, 5);
 }
 
@@ -281,7 +284,7 @@ static void client_new(void)
 			if (c->context_fd[i] >= 0)
 				close(c->context_fd[i]);
 	}
-	*c = (struct client){ .sock = fd };
+	*c = (struct client){.sock = fd};
 	memset(c->context_fd, -1, sizeof(c->context_fd));
 }
 
@@ -328,19 +331,19 @@ static void sleep_until_work(bool can_sleep)
 {
 	struct pollfd p[2 * CLIENTS + FLOWS + 1];
 	struct client *who[2 * CLIENTS + FLOWS + 1];
-	struct timespec t = { .tv_nsec = can_sleep ? 20 * (long)NS_PER_MS : 0 };
+	struct timespec t = {.tv_nsec = can_sleep ? 20 * (long)NS_PER_MS : 0};
 	nfds_t n = 0;
 	uint64_t count;
 
-	p[n++] = (struct pollfd){ .fd = listen_fd, .events = POLLIN };
+	p[n++] = (struct pollfd){.fd = listen_fd, .events = POLLIN};
 	for (struct client *c = clients; c < clients + CLIENTS; c++) {
 		if (c->sock <= 0)
 			continue;
 		who[n] = c;
-		p[n++] = (struct pollfd){ .fd = c->sock, .events = POLLIN };
+		p[n++] = (struct pollfd){.fd = c->sock, .events = POLLIN};
 		who[n] = NULL;
 		if (c->shm)
-			p[n++] = (struct pollfd){ .fd = c->doorbell, .events = POLLIN };
+			p[n++] = (struct pollfd){.fd = c->doorbell, .events = POLLIN};
 	}
 	for (struct flow *f = flows; can_sleep && f < flows + nflows; f++) {
 		who[n] = NULL;
@@ -350,9 +353,10 @@ static void sleep_until_work(bool can_sleep)
 			struct ipc_slot *s = &f->c->shm->slot[f->slot];
 			bool room = atomic_load(&s->rcv_end) - atomic_load(&s->rcv_read) < BUF;
 
-			p[n++] = (struct pollfd){ .fd = f->fd,
-						  .events = (short)((room ? POLLIN : 0) |
-						  (atomic_load(&s->snd_end) != f->snd_sent ? POLLOUT : 0)) };
+			p[n++] = (struct pollfd){.fd = f->fd,
+						 .events = (short)((room ? POLLIN : 0) |
+								   (atomic_load(&s->snd_end) != f->snd_sent ? POLLOUT
+													    : 0))};
 		}
 	}
 	ppoll(p, n, &t, NULL);
@@ -369,7 +373,7 @@ static void sleep_until_work(bool can_sleep)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
 
 	if (argc < 2)
 		return 2;

@@ -50,7 +50,10 @@ struct nic {
 	struct port port;
 };
 
-const struct nic_info *nic_get_info(const struct nic *n) { return &n->info; }
+const struct nic_info *nic_get_info(const struct nic *n)
+{
+	return &n->info;
+}
 struct port *nic_port(struct nic *n, uint32_t queue)
 {
 	(void)queue;
@@ -74,22 +77,40 @@ void port_rx_release(struct port *p, uint32_t n)
 	p->rx_n -= n;
 }
 
-bool port_rx_ready(const struct port *p) { return p->rx_n != 0; }
-uint8_t *port_tx_begin(struct port *p) { return p->tx_n < p->tx_room ? p->tx[p->tx_n] : NULL; }
-void port_tx_commit(struct port *p, uint32_t len) { p->tx_len[p->tx_n++] = len; }
+bool port_rx_ready(const struct port *p)
+{
+	return p->rx_n != 0;
+}
+uint8_t *port_tx_begin(struct port *p)
+{
+	return p->tx_n < p->tx_room ? p->tx[p->tx_n] : NULL;
+}
+void port_tx_commit(struct port *p, uint32_t len)
+{
+	p->tx_len[p->tx_n++] = len;
+}
 uint32_t port_frame_size(const struct port *p)
 {
 	(void)p;
 	return LAB_FRAME;
 }
-uint32_t port_tx_room(const struct port *p) { return p->tx_room - p->tx_n; }
-void port_flush(struct port *p) { (void)p; }
+uint32_t port_tx_room(const struct port *p)
+{
+	return p->tx_room - p->tx_n;
+}
+void port_flush(struct port *p)
+{
+	(void)p;
+}
 bool port_tx_pending(const struct port *p)
 {
 	(void)p;
 	return false;
 }
-int port_fd(const struct port *p) { return p->fd; }
+int port_fd(const struct port *p)
+{
+	return p->fd;
+}
 
 /* A frame arrives. False: the ring is full, the frame is lost. */
 static inline bool lab_arrive(struct port *p, const uint8_t *frame, uint32_t len)
@@ -115,7 +136,10 @@ struct lab_host {
 	struct flow_init init;
 };
 
-static inline struct flow *lab_flow(struct lab_host *h) { return &h->t->flows[LAB_FLOW]; }
+static inline struct flow *lab_flow(struct lab_host *h)
+{
+	return &h->t->flows[LAB_FLOW];
+}
 
 static inline void *lab_alloc(size_t size)
 {
@@ -193,8 +217,8 @@ static inline struct flow_init lab_init(uint8_t us, uint8_t peer, uint32_t snd_b
 static inline struct lab_host *lab_open(void)
 {
 	struct lab_host *h = lab_alloc(sizeof *h);
-	struct fast_config cfg = {.max_flows = 64, .spin_us = 0, .min_rto_ms = 200, .delack_ms = 20, .max_retries = 15,
-				  .hash = {1, 2}};
+	struct fast_config cfg = {
+		.max_flows = 64, .spin_us = 0, .min_rto_ms = 200, .delack_ms = 20, .max_retries = 15, .hash = {1, 2}};
 	struct fast_app add = {.app = LAB_APP, .buf_size = 1 << 21, .doorbell_fd = -1};
 
 	h->nic.info.queues = 1;
@@ -280,7 +304,7 @@ static inline uint32_t lab_read(struct lab_host *h, uint32_t stream, uint32_t le
 struct lab_seg {
 	uint32_t seq, ack; /* relative to rcv_base, snd_base */
 	uint8_t flags, ecn;
-	uint16_t window;   /* as on the wire */
+	uint16_t window; /* as on the wire */
 	uint32_t len, tsval, tsecr, stream;
 	bool no_ts, bad_sum;
 };
@@ -289,9 +313,14 @@ struct lab_seg {
 static inline uint32_t lab_build(struct lab_host *h, struct lab_seg g, uint8_t *frame)
 {
 	struct wire_template t = h->init.tmpl;
-	struct wire_segment w = {.seq = h->init.rcv_base + g.seq, .ack = h->init.snd_base + g.ack,
-				 .flags = g.flags ? g.flags : TCP_ACK, .ecn = g.ecn, .window = g.window,
-				 .has_ts = h->init.ts && !g.no_ts, .tsval = g.tsval ? g.tsval : 5001, .tsecr = g.tsecr};
+	struct wire_segment w = {.seq = h->init.rcv_base + g.seq,
+				 .ack = h->init.snd_base + g.ack,
+				 .flags = g.flags ? g.flags : TCP_ACK,
+				 .ecn = g.ecn,
+				 .window = g.window,
+				 .has_ts = h->init.ts && !g.no_ts,
+				 .tsval = g.tsval ? g.tsval : 5001,
+				 .tsecr = g.tsecr};
 	uint8_t payload[LAB_FRAME];
 	uint32_t hdr;
 
@@ -335,6 +364,9 @@ static inline bool lab_sent(struct lab_host *h, struct segment *s)
 	return true;
 }
 
-static inline uint64_t lab_counter(struct lab_host *h, enum counter_id id) { return counter_get(&h->t->counters, id); }
+static inline uint64_t lab_counter(struct lab_host *h, enum counter_id id)
+{
+	return counter_get(&h->t->counters, id);
+}
 
 #endif

@@ -15,8 +15,12 @@
 static struct cc_config cfg;
 static struct cc_sample sample(uint64_t ms, uint64_t acked)
 {
-	return (struct cc_sample){.now_ns = ms * 1000000, .interval_ns = 1000000, .acked_bytes = acked,
-				  .srtt_us = 500, .min_rtt_us = 500, .mss = MSS};
+	return (struct cc_sample){.now_ns = ms * 1000000,
+				  .interval_ns = 1000000,
+				  .acked_bytes = acked,
+				  .srtt_us = 500,
+				  .min_rtt_us = 500,
+				  .mss = MSS};
 }
 
 static void names_are_found(void **state)

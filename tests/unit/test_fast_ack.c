@@ -23,7 +23,10 @@ static uint32_t drain(void)
 	return n;
 }
 
-static uint64_t acked(void) { return atomic_load(&h->slot->snd_acked); }
+static uint64_t acked(void)
+{
+	return atomic_load(&h->slot->snd_acked);
+}
 
 /* A flow with @bytes in flight. */
 static void start(uint32_t bytes, bool sack, bool ecn)
@@ -130,7 +133,7 @@ static void what_is_no_duplicate_does_not_count(void **state)
 {
 	(void)state;
 	for (uint16_t i = 0; i < 4; i++) {
-		lab_send(h, (struct lab_seg){.ack = 0, .window = (uint16_t)(300 + i)});	     /* window update */
+		lab_send(h, (struct lab_seg){.ack = 0, .window = (uint16_t)(300 + i)}); /* window update */
 		lab_send(h, (struct lab_seg){.seq = i * 10u, .ack = 0, .window = (uint16_t)(300 + i), .len = 10});
 	}
 	turn(1);
@@ -231,11 +234,17 @@ static void space_is_told_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(ack_moves_una_and_opens_the_way), T(ack_of_the_unsent_is_challenged),
-		T(old_acks_do_nothing_ancient_ones_drop), T(three_duplicates_send_the_first_again),
-		T(what_is_no_duplicate_does_not_count), T(forged_duplicates_do_not_inflate), T(window_updates_by_wl1),
-		T(rtt_is_measured_once_per_flight), T(after_a_timeout_only_timestamps_measure),
-		T(congestion_echo_is_counted_and_answered), T(space_is_told_once),
+		T(ack_moves_una_and_opens_the_way),
+		T(ack_of_the_unsent_is_challenged),
+		T(old_acks_do_nothing_ancient_ones_drop),
+		T(three_duplicates_send_the_first_again),
+		T(what_is_no_duplicate_does_not_count),
+		T(forged_duplicates_do_not_inflate),
+		T(window_updates_by_wl1),
+		T(rtt_is_measured_once_per_flight),
+		T(after_a_timeout_only_timestamps_measure),
+		T(congestion_echo_is_counted_and_answered),
+		T(space_is_told_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,10 @@ static uint32_t link_random(struct link *l)
 	return l->rng;
 }
 
-static bool link_chance(struct link *l, uint32_t per_mille) { return link_random(l) % 1000 < per_mille; }
+static bool link_chance(struct link *l, uint32_t per_mille)
+{
+	return link_random(l) % 1000 < per_mille;
+}
 
 static void link_launch(struct link *l, uint32_t to, const uint8_t *data, uint32_t len)
 {
@@ -213,12 +216,29 @@ static void bytes_arrive_whatever_the_link_does(void **state)
 		{.name = "reordering 30 %", .reorder = 300, .bytes = {1000000, 1000000}, .seed = 8},
 		{.name = "duplication 20 %", .dup = 200, .bytes = {1000000, 1000000}, .seed = 9},
 		{.name = "corruption 5 %", .corrupt = 50, .bytes = {300000, 300000}, .seed = 10},
-		{.name = "everything", .loss = 30, .reorder = 100, .dup = 100, .corrupt = 20,
-		 .bytes = {300000, 300000}, .seed = 11},
-		{.name = "everything, no options", .loss = 30, .reorder = 100, .dup = 100, .no_ts = true,
-		 .no_sack = true, .bytes = {200000, 200000}, .seed = 12},
-		{.name = "everything, slow readers", .loss = 50, .reorder = 100, .dup = 100, .slow_reader = true,
-		 .bytes = {200000, 200000}, .ecn = true, .seed = 13},
+		{.name = "everything",
+		 .loss = 30,
+		 .reorder = 100,
+		 .dup = 100,
+		 .corrupt = 20,
+		 .bytes = {300000, 300000},
+		 .seed = 11},
+		{.name = "everything, no options",
+		 .loss = 30,
+		 .reorder = 100,
+		 .dup = 100,
+		 .no_ts = true,
+		 .no_sack = true,
+		 .bytes = {200000, 200000},
+		 .seed = 12},
+		{.name = "everything, slow readers",
+		 .loss = 50,
+		 .reorder = 100,
+		 .dup = 100,
+		 .slow_reader = true,
+		 .bytes = {200000, 200000},
+		 .ecn = true,
+		 .seed = 13},
 	};
 
 	(void)state;
@@ -230,9 +250,15 @@ static void many_seeds(void **state)
 {
 	(void)state;
 	for (uint32_t seed = 100; seed < 130; seed++) {
-		struct link_case c = {.name = "seeded", .loss = seed % 7 * 20, .reorder = seed % 5 * 60,
-				      .dup = seed % 3 * 50, .corrupt = seed % 2 * 20, .bytes = {60000, 90000},
-				      .no_ts = seed % 4 == 0, .no_sack = seed % 8 < 4, .slow_reader = seed % 6 == 0,
+		struct link_case c = {.name = "seeded",
+				      .loss = seed % 7 * 20,
+				      .reorder = seed % 5 * 60,
+				      .dup = seed % 3 * 50,
+				      .corrupt = seed % 2 * 20,
+				      .bytes = {60000, 90000},
+				      .no_ts = seed % 4 == 0,
+				      .no_sack = seed % 8 < 4,
+				      .slow_reader = seed % 6 == 0,
 				      .seed = seed};
 
 		link_run(&c);

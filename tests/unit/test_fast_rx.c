@@ -23,7 +23,10 @@ static void drain(void)
 		;
 }
 
-static uint64_t delivered(void) { return atomic_load(&h->slot->rcv_end); }
+static uint64_t delivered(void)
+{
+	return atomic_load(&h->slot->rcv_end);
+}
 
 static void start(bool ecn, bool ect)
 {
@@ -273,7 +276,7 @@ static void fin_waits_for_what_is_before_it(void **state)
 	expect_ack(201);
 	assert_int_equal(lab_up(h, NULL, 0), UP_FIN_RCVD);
 	lab_send(h, (struct lab_seg){.seq = 200, .window = 512, .flags = TCP_ACK | TCP_FIN}); /* again */
-	lab_send(h, (struct lab_seg){.seq = 201, .len = 50, .window = 512}); /* data after the end */
+	lab_send(h, (struct lab_seg){.seq = 201, .len = 50, .window = 512});                  /* data after the end */
 	turn(1);
 	assert_int_equal(delivered(), 200);
 	assert_int_equal(lab_up(h, NULL, 0), -1);
@@ -389,13 +392,23 @@ static void strangers_go_up(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(in_order_data_is_delivered_and_acked_late), T(second_full_segment_is_acked_at_once),
-		T(quickack_is_quick), T(bad_checksum_changes_nothing), T(out_of_order_is_acked_at_once_with_sack),
-		T(overlap_keeps_the_byte_received_first), T(old_data_is_acked_and_dropped),
-		T(beyond_the_window_is_refused), T(paws_drops_old_timestamps),
-		T(exact_rst_goes_to_linux_others_draw_a_challenge), T(syn_draws_a_challenge),
-		T(fin_waits_for_what_is_before_it), T(the_window_closes_and_opens), T(classic_ecn_echoes_until_cwr),
-		T(dctcp_echo_follows_each_segment), T(muted_is_deaf_and_dumb), T(strangers_go_up),
+		T(in_order_data_is_delivered_and_acked_late),
+		T(second_full_segment_is_acked_at_once),
+		T(quickack_is_quick),
+		T(bad_checksum_changes_nothing),
+		T(out_of_order_is_acked_at_once_with_sack),
+		T(overlap_keeps_the_byte_received_first),
+		T(old_data_is_acked_and_dropped),
+		T(beyond_the_window_is_refused),
+		T(paws_drops_old_timestamps),
+		T(exact_rst_goes_to_linux_others_draw_a_challenge),
+		T(syn_draws_a_challenge),
+		T(fin_waits_for_what_is_before_it),
+		T(the_window_closes_and_opens),
+		T(classic_ecn_echoes_until_cwr),
+		T(dctcp_echo_follows_each_segment),
+		T(muted_is_deaf_and_dumb),
+		T(strangers_go_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,12 +10,12 @@ static struct lab_host *h;
 static int doorbell;
 
 /* Wait, for at most two seconds, until @cond holds. */
-#define wait_for(cond)                                                                                                 \
-	do {                                                                                                           \
-		uint64_t end_ = clock_now_ns() + 2 * NS_PER_S;                                                         \
-		while (!(cond) && clock_now_ns() < end_)                                                               \
-			usleep(50);                                                                                    \
-		assert_true(cond);                                                                                     \
+#define wait_for(cond)                                         \
+	do {                                                   \
+		uint64_t end_ = clock_now_ns() + 2 * NS_PER_S; \
+		while (!(cond) && clock_now_ns() < end_)       \
+			usleep(50);                            \
+		assert_true(cond);                             \
 	} while (0)
 
 static bool readable(int fd)
@@ -47,7 +47,10 @@ static void arrive(struct lab_seg g)
 	fast_kick(h->fast, 0);
 }
 
-static uint64_t sent(void) { return counter_get(fast_counters(h->fast, 0), CNT_TX_BYTES); }
+static uint64_t sent(void)
+{
+	return counter_get(fast_counters(h->fast, 0), CNT_TX_BYTES);
+}
 
 static int setup(void **state)
 {
@@ -163,8 +166,8 @@ static void no_wake_up_is_lost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(idle_means_asleep), T(the_application_wakes_it), T(it_wakes_the_application),
-		T(it_wakes_the_slow_path), T(timers_wake_it), T(no_wake_up_is_lost),
+		T(idle_means_asleep),      T(the_application_wakes_it), T(it_wakes_the_application),
+		T(it_wakes_the_slow_path), T(timers_wake_it),           T(no_wake_up_is_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

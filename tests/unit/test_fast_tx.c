@@ -423,12 +423,23 @@ static void capture_sees_both_directions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(segments_are_full_and_the_last_pushed), T(burst_and_cwnd_limit), T(limits_are_taken_over),
-		T(nagle_holds_the_second_small_one), T(cork_holds_for_200_ms), T(silly_window_is_not_used),
-		T(rate_is_kept), T(closed_window_is_probed_ever_more_rarely), T(timeouts_double_and_give_up),
-		T(data_in_flight_at_adoption_is_sent_again), T(fin_goes_with_the_last_data_and_again),
-		T(orphan_with_unread_data_is_reset), T(data_for_an_orphan_is_reset), T(abort_and_dead),
-		T(full_ring_only_delays), T(remove_and_install_again), T(a_hostile_record_ends_the_dealings),
+		T(segments_are_full_and_the_last_pushed),
+		T(burst_and_cwnd_limit),
+		T(limits_are_taken_over),
+		T(nagle_holds_the_second_small_one),
+		T(cork_holds_for_200_ms),
+		T(silly_window_is_not_used),
+		T(rate_is_kept),
+		T(closed_window_is_probed_ever_more_rarely),
+		T(timeouts_double_and_give_up),
+		T(data_in_flight_at_adoption_is_sent_again),
+		T(fin_goes_with_the_last_data_and_again),
+		T(orphan_with_unread_data_is_reset),
+		T(data_for_an_orphan_is_reset),
+		T(abort_and_dead),
+		T(full_ring_only_delays),
+		T(remove_and_install_again),
+		T(a_hostile_record_ends_the_dealings),
 		T(capture_sees_both_directions),
 	};
 

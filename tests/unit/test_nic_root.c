@@ -304,11 +304,11 @@ static bool clean(void)
 		       "show dev nictap egress)\"");
 }
 
-#define ROOT_ONLY()                                                                                                    \
-	do {                                                                                                           \
-		(void)state;                                                                                           \
-		if (geteuid())                                                                                         \
-			skip();                                                                                        \
+#define ROOT_ONLY()             \
+	do {                    \
+		(void)state;    \
+		if (geteuid())  \
+			skip(); \
 	} while (0)
 
 /* ---- tests ---- */
@@ -547,8 +547,12 @@ static void egress_and_inject(bool clsact)
 		uint64_t add;
 		bool options;
 	} cases[] = {
-		{ACK, 0, 0, false},	      {ACK, 1, 1, false},   {ACK | FIN, 0, WORD_FIN, false},
-		{ACK | FIN, 5, WORD_FIN + 1, false}, {RST, 0, WORD_FIN, false}, {FIN | ACK, 0, WORD_FIN, true},
+		{ACK, 0, 0, false},
+		{ACK, 1, 1, false},
+		{ACK | FIN, 0, WORD_FIN, false},
+		{ACK | FIN, 5, WORD_FIN + 1, false},
+		{RST, 0, WORD_FIN, false},
+		{FIN | ACK, 0, WORD_FIN, true},
 	};
 
 	assert_int_equal(nic_get_info(n)->tcx, !clsact);

@@ -36,6 +36,8 @@ static const struct options_case options_table[] = {
 	 11,
 	 {1, 8, 10, 0, 0, 1, 2, 0xff, 0, 0, 9},
 	 {.has_ts = true, .tsval = 258, .tsecr = 0xff000009}},
+	{"nearly the usual way: end", 12, {1, 0, 8, 10, 0, 0, 1, 2, 0, 0, 0, 9}, {0}},
+	{"nearly the usual way: length", 12, {1, 1, 8, 9, 0, 0, 1, 2, 0, 0, 9, 0}, {0}},
 	{"timestamps, then end",
 	 12,
 	 {8, 10, 0, 0, 1, 2, 0xff, 0, 0, 9, 0, 1},

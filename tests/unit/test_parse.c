@@ -486,6 +486,9 @@ static void icmp_mtu(void **state)
 	icmp_error(&f, false, 3, 4, 0xffff0000, 8); /* the unused half is not MTU; 0: an old router */
 	assert_int_equal(parse(&f, false, &s), WIRE_ICMP_ERROR);
 	assert_int_equal(s.icmp_mtu, 0);
+	icmp_error(&f, false, 3, 1, 1400, 8); /* only "fragmentation needed" names one */
+	assert_int_equal(parse(&f, false, &s), WIRE_ICMP_ERROR);
+	assert_int_equal(s.icmp_mtu, 0);
 	icmp_error(&f, true, 2, 0, 1280, 20);
 	assert_int_equal(parse(&f, false, &s), WIRE_ICMP_ERROR);
 	assert_int_equal(s.icmp_mtu, 1280);
@@ -568,6 +571,21 @@ static void icmp_quote_with_options(void **state)
 	assert_int_equal(parse(&f, false, &s), WIRE_ICMP_ERROR);
 	assert_int_equal(s.seq, 77);
 	assert_int_equal(ntohs(s.key.local_port), 80);
+	/* options that leave fewer than eight bytes of TCP; seven hold no sequence number */
+	icmp[8] = 0x47;
+	for (uint32_t len = 8 + 24; len <= sizeof icmp; len++) {
+		icmp[2] = icmp[3] = 0;
+		sum = (uint16_t)~csum_fold(csum_add(0, icmp, len));
+		memcpy(icmp + 2, &sum, 2);
+		ip4(&f, 1, icmp, len);
+		assert_int_equal(kind_of(&f), WIRE_OTHER);
+	}
+	icmp[8] = 0x46;
+	icmp[2] = icmp[3] = 0;
+	sum = (uint16_t)~csum_fold(csum_add(0, icmp, sizeof icmp - 1));
+	memcpy(icmp + 2, &sum, 2);
+	ip4(&f, 1, icmp, sizeof icmp - 1);
+	assert_int_equal(kind_of(&f), WIRE_OTHER);
 }
 
 /* ---- the rest ---- */
