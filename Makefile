@@ -49,6 +49,7 @@ $(BUILD)/tapas: $(call objs,$(CLI_SRC))
 $(BUILD)/libtapas.so: $(call objs,$(LIB_SRC)) preload/tapas.map
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libtapas.so.1 -Wl,--version-script=preload/tapas.map -o $@ $(filter %.o,$^)
+	@ln -sf libtapas.so $@.1
 
 $(BUILD)/libtapas-preload.so: $(call objs,$(PRELOAD_SRC)) preload/preload.map
 	$(call say,LINK,$@)
@@ -119,11 +120,16 @@ fuzz: $(FUZZERS)
 		test $$(ls crash-* leak-* timeout-* oom-* 2>/dev/null | wc -l) -eq 0 || exit 1; done
 
 # helpers of the network tests and the bench
+LOWLEVEL := $(BUILD)/tests/net/lowlevel # stands on libtapas
 TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c) tests/bench/kpeer.c) $(BUILD)/tests/bench/xload
 $(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+$(LOWLEVEL): tests/net/lowlevel.c $(BUILD)/libtapas.so $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libtapas.so '-Wl,-rpath,$$ORIGIN/../..'
 $(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
@@ -153,9 +159,30 @@ lint:
 	@echo "== manual pages"; mandoc -Tlint -W warning $(MAN)
 	@echo "== words"; sh tests/lint/words.sh
 
-check-quick: lint unit
-check: setup lint unit fuzz net
+# One after another: the network tests have the machine to themselves.
+check-quick:
+	@$(MAKE) lint
+	@$(MAKE) unit
+check: setup
+	@$(MAKE) all tools
+	@$(MAKE) lint
+	@$(MAKE) unit
+	@$(MAKE) fuzz
+	@$(MAKE) net
 	@echo "all checks passed"
+
+# The same under AddressSanitizer and UBSan: unit tests whole, network tests with the service instrumented (the
+# library is loaded into programs that are not, so it has its run in the unit tests' build).
+ASAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+check-san: all tools
+	@$(ASAN_ENV) $(MAKE) SAN=address unit
+	@$(ASAN_ENV) $(MAKE) SAN=undefined unit
+	@$(MAKE) SAN=address,undefined BUILD=build-san build-san/tapasd
+	@mkdir -p build-san/tests/net
+	@cp -f build/tapas build/libtapas.so build/libtapas-preload.so build-san/
+	@cp -f build/tests/net/* build-san/tests/net/ && ln -sf libtapas.so build-san/libtapas.so.1
+	@$(ASAN_ENV) TAPAS_BUILD=$(abspath build-san) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net \
+		--deselect tests/net/test_idle.py $(PYTEST_ARGS)
 
 setup:
 	@sh tests/setup.sh
@@ -195,7 +222,7 @@ uninstall:
 
 FORCE:
 clean:
-	rm -rf build build-address build-undefined build-thread
-.PHONY: all unit fuzz net lint check check-quick setup demo bench tools install uninstall clean FORCE
+	rm -rf build build-address build-undefined build-thread build-san
+.PHONY: all unit fuzz net lint check check-quick check-san setup demo bench tools install uninstall clean FORCE
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

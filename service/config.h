@@ -11,7 +11,7 @@
 #define CONFIG_PORTS 64
 #define CONFIG_ADDRESSES 8
 
-/* A section [listener "PORT"] or [port 6379]: policy of one local port. */
+/* A section [port 6379]: policy of one local port. */
 struct config_port {
 	uint16_t port;
 	bool accelerate;
