@@ -21,7 +21,8 @@
 
 #include "service/base/clock.h"
 
-#define TAKE 64       /* members of a bell taken at once */
+#define TAKE 64 /* members of a bell taken at once */
+#define SETTLE 32
 #define MERGE_EVERY 8 /* while there are adopted sockets' events, the kernel is asked every so many calls */
 
 /* ---- the ready list ---- */
@@ -166,7 +167,8 @@ static void ep_all_failed(struct ep *ep)
 /* Turn ready items into events. */
 static int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 {
-	uint32_t left = atomic_load_explicit(&ep->nready, memory_order_seq_cst);
+	uint32_t left = atomic_load_explicit(&ep->nready, memory_order_seq_cst), nopen = 0;
+	struct sock *open[SETTLE];
 	int n = 0;
 
 	if (!left || !lock_take(&ep->lock))
@@ -178,8 +180,14 @@ static int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 		item_unqueue(it);
 		if (it->disabled || it->where != ITEM_USER)
 			continue;
-		if (unlikely(sock_state(it->sock) != SOCK_FAST))
-			continue; /* settling marks it again */
+		if (unlikely(sock_state(it->sock) != SOCK_FAST)) {
+			/* its answer marks it again; if the service died without one, it goes back to Linux here */
+			if (nopen < SETTLE)
+				open[nopen++] = it->sock;
+			else
+				item_append(it);
+			continue;
+		}
 		ev = sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
 		if (!ev)
 			continue;
@@ -191,6 +199,8 @@ static int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 			item_append(it);
 	}
 	lock_drop(&ep->lock);
+	while (nopen) /* memory of sockets keeps its type: one that has gone meanwhile has nothing to settle */
+		sock_settle(open[--nopen]);
 	return n;
 }
 
