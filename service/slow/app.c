@@ -259,6 +259,20 @@ void app_gone(struct slow *s, uint32_t index)
 	app_free(a);
 }
 
+void app_close_all(struct slow *s)
+{
+	for (uint32_t i = 0; i < FAST_APPS; i++) {
+		struct app *a = s->apps[i];
+
+		if (!a)
+			continue;
+		if (a->pidfd_watch >= 0)
+			loop_unwatch(s->env.loop, a->pidfd_watch);
+		s->apps[i] = NULL;
+		app_free(a);
+	}
+}
+
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off)
 {
 	unsigned k = (unsigned)__builtin_ctz(size);

@@ -114,6 +114,7 @@ void slow_close(struct slow *s)
 	if (s->up_watch >= 0)
 		loop_unwatch(s->env.loop, s->up_watch);
 	down_close(s);
+	app_close_all(s);
 	conn_table_close(s);
 	free(s);
 }
