@@ -45,6 +45,8 @@ def make_lab(request):
             if x.service is not None and x.service.poll() is not None:
                 crashed.append(x.service.returncode)
             failed = getattr(request.node, "failed_call", False) or crashed
+            if failed:
+                print(x.picture())
             if failed and log:
                 print("---- tapasd's log (end) ----\n" + log[-6000:])
             x.close()

@@ -488,6 +488,19 @@ class Lab:
         """Linux's view of the connections of a local port of the server host."""
         return self.server.sockets(["state", "connected", "sport = :%d" % port])
 
+    def picture(self):
+        """What the service and Linux say at this moment, for the report of a failed test."""
+        parts = []
+        if self.service and self.service.poll() is None:
+            for what in (["flows"], ["stats"]):
+                r = self.server.run([os.path.join(BUILD, "tapas"), *what], env=self.env(), check=False, timeout=10)
+                lines = [x for x in r.stdout.splitlines() if not x.startswith("TIME_WAIT")]
+                parts.append("---- tapas %s ----\n%s" % (what[0], "\n".join(lines[:60])))
+        for h in self.hosts[:2]:
+            r = h.run(["ss", "-tinH", "state", "established"], check=False, timeout=10)
+            parts.append("---- ss on a host ----\n" + "\n".join(r.stdout.splitlines()[:60]))
+        return "\n".join(parts)
+
     def close(self):
         for p in reversed(self.procs):
             try:
