@@ -368,7 +368,11 @@ static void adoption(bool v6, const char *listen_on, uint16_t port)
 	assert_int_equal(repair(p.fd), 0);
 
 	s = seq_of(&st);
-	assert_true(ask(&s, &seg));
+	for (int tries = 0; tries < 5; tries++) { /* Linux may repeat its unacknowledged data meanwhile */
+		assert_true(ask(&s, &seg));
+		if (!seg.len)
+			break;
+	}
 	s.snd_nxt = seg.seq; /* it may not have sent all of its queue */
 	assert_true(seq_geq(seg.seq, st.snd_una) && seq_leq(seg.seq, st.write_seq));
 	assert_int_equal(shadow_classify(&s, &seg), SHADOW_ACK);
