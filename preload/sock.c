@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#include "preload/wait.h"
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
 
@@ -154,6 +155,7 @@ void file_closed(struct file *f)
 
 void sock_closed(struct sock *s)
 {
+	held_reap();
 	if (s->listener_asked && s->listen_core)
 		core_unlisten(s->listen_core, s->fd);
 	if (lock_take(&s->lock)) {
@@ -211,7 +213,8 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 		return;
 	n = snprintf(line, sizeof(line), "tapas: descriptor %d %s%s%s\n", s->fd, what, reason ? ": " : "",
 		     reason ? ipc_reason_name(reason) : "");
-	(void)!libc()->write(2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
+	/* not a cancellation point: locks are held */
+	(void)!syscall(SYS_write, 2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
 }
 
 static uint64_t sock_cookie(int fd)
@@ -327,7 +330,8 @@ static void settle_fast(struct sock *s)
 		return;
 	}
 	for (uint32_t left = slot->discard; left;) {
-		ssize_t n = libc()->recv(s->fd, NULL, left, MSG_TRUNC | MSG_DONTWAIT);
+		/* not a cancellation point: the lock is held */
+		ssize_t n = syscall(SYS_recvfrom, s->fd, NULL, (size_t)left, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
 
 		if (n <= 0)
 			break;
@@ -379,6 +383,9 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 
 enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out)
 {
+	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .count = &s->in_kernel};
+
+	held_reap();
 	for (;;) {
 		uint32_t state = sock_state(s);
 		uint64_t word;
@@ -388,6 +395,7 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock *
 			/* full fence: pairs with the one in adopt_locked() */
 			atomic_fetch_add_explicit(&s->in_kernel, 1, memory_order_seq_cst);
 			if (likely(atomic_load_explicit(&s->state, memory_order_seq_cst) == SOCK_LINUX)) {
+				held_push(&h);
 				*out = s;
 				return IO_LINUX;
 			}
@@ -452,6 +460,7 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t wan
 	if (!s)
 		return;
 	if (io == IO_LINUX) {
+		held_pop_file(&s->file);
 		atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
 		if (dir && n > 0)
 			count(s, dir, n);

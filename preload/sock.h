@@ -9,6 +9,7 @@
 #define PRELOAD_SOCK_H
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -85,10 +86,14 @@ void sock_listen(struct sock *s, int fd);
 enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out);
 static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **out)
 {
-	struct file *f = file_get(fd);
+	struct file *f;
 
 	*out = NULL;
-	if (likely(!f))
+	if (likely(!file_get_any(fd)))
+		return IO_LINUX;
+	pthread_testcancel(); /* nothing is held yet */
+	f = file_get(fd);
+	if (!f)
 		return IO_LINUX;
 	if (f->type != FILE_SOCK) {
 		file_put(f);
@@ -124,7 +129,7 @@ static inline uint32_t sock_state(const struct sock *s)
 	return atomic_load_explicit(&s->state, memory_order_acquire);
 }
 
-/* ---- epoll.c ---- */
+/* ---- ready.c, interest.c, instance.c ---- */
 
 /* News of a slot: settle, mark its items ready, wake epoll instances other than @self. */
 void ep_news(struct core *c, uint32_t slot, struct ep *self);
@@ -138,8 +143,6 @@ void ep_items_mark(struct sock *s, struct ep *self);
 void ep_items_remove(struct sock *s);
 void ep_free(struct file *f);
 void ep_closed(struct file *f);
-/* For poll(): bits of an epoll instance with adopted members; its contexts are added to *@mask. */
-uint32_t ep_poll(struct file *f, struct core **core, uint64_t *mask);
 void ep_child(void);
 
 /* ---- wait.c ---- */
