@@ -174,9 +174,10 @@ static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tr
 	}
 	if (k > 0)
 		n = MAX(n, 0) + k;
+	later |= !n && !first && !call->deadline; /* what was on the list is no longer ready */
 	if (later && n < call->max) {
 		k = kernel_look(ep, call, call->events + n, call->max - n);
-		n += MAX(k, 0);
+		n = n ? n + MAX(k, 0) : k;
 	}
 	return n;
 }

@@ -37,6 +37,7 @@ struct set {
 	struct file **file;
 	nfds_t n, hole;   /* hole: an entry that the kernel's copy does not use, or n */
 	uint32_t adopted; /* entries that are not Linux's alone */
+	bool eps;         /* some are epoll instances */
 	struct core *core;
 	uint64_t contexts;
 	struct set_mem *mem;
@@ -151,6 +152,7 @@ static int set_look(struct set *set)
 		if (f && f->type == FILE_EPOLL) {
 			nest_refresh(container_of(f, struct ep, file), true, &set->core, &set->contexts);
 			set->adopted += set->core != NULL;
+			set->eps = true;
 		}
 		if (!f || f->type != FILE_SOCK)
 			continue;
@@ -220,8 +222,12 @@ static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 			wait_clear(epfd);
 		set->kernel[at] = (struct pollfd){.fd = -1};
 	}
-	if (r >= 0 && !ready && deadline)
+	if (r >= 0 && !ready && deadline) {
 		set_look(set);
+		/* bells may have made instances ready: the kernel says which */
+		if (set->eps && wait_ppoll(set->kernel, set->n, 0, NULL) < 0)
+			return -1;
+	}
 	ready = set_merge(set);
 	return r < 0 && !ready ? -1 : ready;
 }
