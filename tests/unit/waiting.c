@@ -1250,22 +1250,37 @@ CASE(idle)
 
 /* ---- main ---- */
 
-#define CASES(X)                                                                                                       \
-	X(levels)                                                                                                      \
-	X(reset)                                                                                                       \
-	X(write_space) X(oneshot) X(errors) X(dup) X(many) X(starve) X(nested) X(nested_poll) X(threads) X(exclusive)  \
-		X(closed_while_waiting) X(mixed) X(poll_many) X(select_all) X(select_big) X(select_except) X(timeouts) \
-			X(interrupts) X(masks) X(signals_among_wakes) X(longjmp) X(cancel) X(idle)
-
 int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		void (*run)(void);
 	} all[] = {
-#define X(name) {#name, case_##name},
-		CASES(X)
-#undef X
+		{"levels", case_levels},
+		{"reset", case_reset},
+		{"write_space", case_write_space},
+		{"oneshot", case_oneshot},
+		{"errors", case_errors},
+		{"dup", case_dup},
+		{"many", case_many},
+		{"starve", case_starve},
+		{"nested", case_nested},
+		{"nested_poll", case_nested_poll},
+		{"threads", case_threads},
+		{"exclusive", case_exclusive},
+		{"closed_while_waiting", case_closed_while_waiting},
+		{"mixed", case_mixed},
+		{"poll_many", case_poll_many},
+		{"select_all", case_select_all},
+		{"select_big", case_select_big},
+		{"select_except", case_select_except},
+		{"timeouts", case_timeouts},
+		{"interrupts", case_interrupts},
+		{"masks", case_masks},
+		{"signals_among_wakes", case_signals_among_wakes},
+		{"longjmp", case_longjmp},
+		{"cancel", case_cancel},
+		{"idle", case_idle},
 	};
 
 	signal(SIGCHLD, SIG_IGN);
