@@ -29,13 +29,13 @@ struct item {
 	struct ep *ep;                        /* both; constant while it is a member */
 	struct sock *sock;
 	int fd;
-	uint32_t events; /* both */
-	uint64_t data;   /* both */
-	uint8_t where;   /* both */
-	bool queued;     /* ep->lock */
-	bool disabled;   /* ep->lock: ONESHOT has fired */
-	uint32_t id;     /* constant */
-	uint32_t tag;    /* both: id and generation, which changes with each registration and each life */
+	uint32_t events;       /* both */
+	uint64_t data;         /* both */
+	uint8_t where;         /* both */
+	bool queued;           /* ep->lock */
+	_Atomic bool disabled; /* ep->lock: ONESHOT has fired */
+	uint32_t id;           /* constant */
+	uint32_t tag;          /* both: id and generation, which changes with each registration and each life */
 	/* ep, NULL when it is free: what a tag is checked against; written with both */
 	_Atomic(struct ep *) owner;
 	void *pool_link;

@@ -159,7 +159,8 @@ bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data)
 	ours = atomic_load_explicit(&it->owner, memory_order_relaxed) == ep && !((it->tag ^ tag) & ~(TAG_LIFE - 1));
 	if (ours) {
 		*data = it->data;
-		it->disabled |= it->tag == tag;
+		if (it->tag == tag)
+			it->disabled = true;
 	}
 	lock_drop(&ep->lock);
 	return ours;

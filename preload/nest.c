@@ -71,7 +71,7 @@ void ep_unkick(struct ep *ep)
 
 static int kick_open(void)
 {
-	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), high;
+	int fd = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK), high;
 
 	if (fd < 0)
 		return -1;

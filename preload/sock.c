@@ -428,12 +428,16 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock *
 
 static void count(struct sock *s, int dir, ssize_t n)
 {
-	if (!s->first_dir)
-		s->first_dir = (uint8_t)dir;
-	else if (dir != s->last_dir && dir != s->first_dir)
-		s->exchanges++;
-	s->last_dir = (uint8_t)dir;
-	s->bytes += (uint64_t)n;
+	uint8_t first = atomic_load_explicit(&s->first_dir, memory_order_relaxed);
+	uint8_t last = atomic_load_explicit(&s->last_dir, memory_order_relaxed);
+
+	if (!first)
+		atomic_store_explicit(&s->first_dir, (uint8_t)dir, memory_order_relaxed);
+	else if (dir != last && dir != first)
+		atomic_store_explicit(&s->exchanges, s->exchanges + 1, memory_order_relaxed);
+	if (dir != last)
+		atomic_store_explicit(&s->last_dir, (uint8_t)dir, memory_order_relaxed);
+	atomic_store_explicit(&s->bytes, s->bytes + (uint64_t)n, memory_order_relaxed);
 }
 
 /*

@@ -40,8 +40,9 @@ struct sock {
 	struct stream st;           /* valid in FAST */
 	struct core *core;          /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
-	int fd; /* one of its descriptors */
-	uint64_t cookie, word;
+	_Atomic int fd; /* one of its descriptors */
+	uint64_t cookie;
+	_Atomic uint64_t word;
 
 	_Atomic bool nonblock;
 	bool listener, listener_asked;
@@ -49,9 +50,10 @@ struct sock {
 	struct core_policy policy;
 	bool policy_known;
 
-	uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
-	uint32_t exchanges, try_at, tries;
-	uint64_t bytes;
+	/* counted by several threads; a count lost now and then does no harm */
+	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
+	_Atomic uint32_t exchanges, try_at, tries;
+	_Atomic uint64_t bytes;
 
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;
