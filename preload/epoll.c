@@ -150,6 +150,7 @@ static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tr
 	bool first, later;
 	int n = 0, k;
 
+	lend_check(ep);
 	*tree = (struct ep_tree){.wide = nest_any(ep)};
 	if (tree->wide)
 		nest_refresh(ep, true, &tree->core, &tree->contexts);
@@ -269,6 +270,8 @@ static int foreign_wait(struct ep_call *call)
 		if (n || !marked || (call->deadline != WAIT_FOREVER && !wait_left(call->deadline)))
 			return n;
 		wait_signals_hold(&call->signals);
+		/* the mark may be one that stays until the parent has been in its call */
+		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
 	}
 }
 
@@ -280,6 +283,8 @@ static int ep_call(struct ep_call *call)
 	pthread_testcancel();
 	held_reap();
 	f = file_get(call->epfd);
+	if (f && f->type == FILE_LENT)
+		lend_use(f);
 	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS)
 		n = ep_wait(container_of(f, struct ep, file), call);
 	else

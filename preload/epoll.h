@@ -59,12 +59,13 @@ struct ep {
 	_Atomic uint64_t contexts;   /* bits */
 	_Atomic int spare;           /* a duplicate of our own, made when its last descriptor was closed; or -1 */
 	/* nest.c */
-	_Atomic bool watched; /* somebody looks at the instance itself: another epoll, poll() */
-	_Atomic bool mixed;   /* see nest.c */
-	_Atomic bool alone;   /* could not be mixed: its sockets stay with Linux */
-	_Atomic bool lent;    /* another process uses it: its sockets stay with Linux */
-	int kick;             /* eventfd; ep->lock */
-	bool kicked;          /* ep->lock */
+	_Atomic bool watched;   /* somebody looks at the instance itself: another epoll, poll() */
+	_Atomic bool mixed;     /* see nest.c */
+	_Atomic bool alone;     /* could not be mixed: its sockets stay with Linux */
+	_Atomic bool lent;      /* another process uses it: its sockets stay with Linux */
+	int kick;               /* eventfd; ep->lock */
+	bool kicked;            /* ep->lock */
+	_Atomic uint32_t share; /* its place in the memory shared with children + 1, or 0 */
 	void *pool_link;
 };
 
@@ -136,6 +137,18 @@ bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data);
 void ep_lend(struct ep *ep);
 /* The socket goes back to Linux for good. s->lock not held. */
 void ep_leave(struct sock *s);
+
+/* Call in every call on the instance: has a child said that it uses it? */
+void lend_check_slow(struct ep *ep);
+static inline void lend_check(struct ep *ep)
+{
+	if (unlikely(atomic_load_explicit(&ep->share, memory_order_relaxed)))
+		lend_check_slow(ep);
+}
+/* A forked child is about to use the parent's instance @f (FILE_LENT). */
+void lend_use(struct file *f);
+void lend_start(void);
+void lend_child(void);
 
 /* ---- nest.c ---- */
 

@@ -21,6 +21,7 @@ static void ep_track(int epfd)
 	if ((unsigned)epfd >= FD_MAX)
 		return;
 	fd_start();
+	lend_start();
 	ep = pool_get(&ep_pool);
 	if (!ep)
 		return;
@@ -189,4 +190,5 @@ void ep_child(void)
 	ep_pool = (struct pool){.size = sizeof(struct ep)};
 	item_child();
 	nest_child();
+	lend_child();
 }

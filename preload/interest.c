@@ -369,8 +369,19 @@ static int ctl_other(int epfd, int op, int fd, struct epoll_event *ev)
 	struct file *f = file_get(fd), *outer;
 	int ret;
 
-	if (!f)
-		return libc()->epoll_ctl(epfd, op, fd, ev);
+	outer = file_get(epfd);
+	if (outer && outer->type == FILE_LENT)
+		lend_use(outer);
+	if (outer)
+		file_put(outer);
+	if (!f || f->type == FILE_LENT) {
+		if (f)
+			lend_use(f);
+		ret = libc()->epoll_ctl(epfd, op, fd, ev);
+		if (f)
+			file_put(f);
+		return ret;
+	}
 	if (f->type != FILE_EPOLL) {
 		file_put(f);
 		return fail(EBADF); /* one of our own */
@@ -402,6 +413,8 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	if (!s)
 		return ctl_other(epfd, op, fd, ev);
 	f = file_get(epfd);
+	if (f && f->type == FILE_LENT)
+		lend_use(f);
 	if (!f || f->type != FILE_EPOLL) {
 		ret = libc()->epoll_ctl(epfd, op, fd, ev);
 		if (!ret && op == EPOLL_CTL_ADD)
@@ -411,6 +424,7 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	} else if (!lock_take(&s->lock)) {
 		ret = fail(ENOMEM); /* a handler on top of a call on this very socket */
 	} else {
+		lend_check(container_of(f, struct ep, file));
 		ret = ctl_sock(container_of(f, struct ep, file), s, op, fd, ev);
 		lock_drop(&s->lock);
 	}

@@ -132,6 +132,8 @@ static void set_open(struct set *set)
 						  memory_order_seq_cst);
 		if (f && f->type == FILE_EPOLL)
 			ep_watch(container_of(f, struct ep, file));
+		if (f && f->type == FILE_LENT)
+			lend_use(f);
 		set->file[i] = f;
 		set->mem->n = i + 1;
 	}

@@ -46,9 +46,9 @@ struct sock {
 
 	_Atomic bool nonblock;
 	bool listener, listener_asked;
-	struct core *listen_core; /* which service gave the policy */
-	struct core_policy policy;
-	bool policy_known;
+	struct core *listen_core;  /* which service gave the policy */
+	struct core_policy policy; /* valid if policy_known */
+	_Atomic bool policy_known;
 
 	/* counted by several threads; a count lost now and then does no harm */
 	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
@@ -146,6 +146,8 @@ void ep_items_remove(struct sock *s);
 void ep_free(struct file *f);
 void ep_closed(struct file *f);
 void ep_child(void);
+/* A message with descriptors is about to be sent: epoll instances among them are no longer ours alone. */
+void lend_message(const struct msghdr *m);
 
 /* ---- wait.c ---- */
 
