@@ -114,7 +114,7 @@ void ep_news(struct core *c, uint32_t slot, struct ep *self)
 
 	if (!s)
 		return;
-	if (sock_state(s) == SOCK_ADOPTING)
+	if (sock_is_open(s))
 		sock_settle(s);
 	if (!lock_take(&s->lock)) {
 		bell_ring(&c->shm->context[s->context].bell, slot); /* a signal handler: later */
@@ -180,7 +180,7 @@ static int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 		item_unqueue(it);
 		if (it->disabled || it->where != ITEM_USER)
 			continue;
-		if (unlikely(sock_state(it->sock) != SOCK_FAST)) {
+		if (unlikely(sock_state(it->sock) != SOCK_FAST || sock_is_open(it->sock))) {
 			/* its answer marks it again; if the service died without one, it goes back to Linux here */
 			if (nopen < SETTLE)
 				open[nopen++] = it->sock;

@@ -101,7 +101,7 @@ static int set_look(struct set *set)
 		} else {
 			struct sock *s = container_of(f, struct sock, file);
 
-			if (sock_state(s) == SOCK_ADOPTING)
+			if (sock_is_open(s))
 				sock_settle(s);
 			if (sock_state(s) == SOCK_LINUX) {
 				set->kernel[i].fd = set->app[i].fd;

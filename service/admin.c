@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Reports as JSON (jansson), read from the owners' views; nothing here changes any state. */
+/* Reports as JSON (jansson), read from the owners' views, and the one order: to give connections back to Linux. */
 #include "service/admin.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -41,6 +42,8 @@ static const char *admin_state(const struct slow_flow_info *f)
 		return "TIME_WAIT";
 	case CONN_REMOVING:
 		return "CLOSING";
+	case CONN_LEAVING:
+		return "LEAVING";
 	case CONN_FAST:
 	case CONN_FREE:
 		break;
@@ -134,6 +137,33 @@ static json_t *admin_stats(const struct admin *a)
 	return json_pack("{s:o}", "counters", list);
 }
 
+/* "release all", "release pid N", "release flow N" */
+static char *admin_release(const struct admin *a, const char *what)
+{
+	char *end = NULL, *text;
+	unsigned long n;
+	uint32_t released;
+	json_t *o;
+
+	if (!strcmp(what, "all")) {
+		released = slow_release_all(a->slow);
+	} else if (!strncmp(what, "pid ", 4) || !strncmp(what, "flow ", 5)) {
+		const char *number = strchr(what, ' ') + 1;
+
+		n = strtoul(number, &end, 10);
+		if (end == number || *end || n >= UINT32_MAX)
+			return NULL;
+		released = what[0] == 'p' ? slow_release_pid(a->slow, (pid_t)n)
+					  : slow_release_flow(a->slow, (uint32_t)n);
+	} else {
+		return NULL;
+	}
+	o = json_pack("{s:i}", "released", (int)released);
+	text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	json_decref(o);
+	return text;
+}
+
 char *admin_report(void *ctx, const char *request)
 {
 	static const struct {
@@ -146,6 +176,8 @@ char *admin_report(void *ctx, const char *request)
 		{"stats", admin_stats},
 	};
 
+	if (!strncmp(request, "release ", 8))
+		return admin_release(ctx, request + 8);
 	for (size_t i = 0; i < ARRAY_SIZE(reports); i++) {
 		json_t *o;
 		char *text;

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "service/base/addr.h"
@@ -196,15 +197,43 @@ static struct conn *adopt_conn(struct slow *s, const struct flow_key *key)
 	return conn_new(s, key);
 }
 
+/* The connection of this very socket, if another slot already has it. */
+static struct conn *adopt_taken(struct slow *s, int fd)
+{
+	struct sockaddr_storage local, remote;
+	socklen_t len = sizeof local, rlen = sizeof remote, clen = sizeof(uint64_t);
+	struct flow_key key = {0};
+	uint64_t cookie = 0;
+	struct conn *c;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &clen) || getsockname(fd, (struct sockaddr *)&local, &len))
+		return NULL;
+	if (getpeername(fd, (struct sockaddr *)&remote, &rlen)) /* both FINs are done: it has forgotten its peer */
+		return conn_find_cookie(s, cookie);
+	if (ip_addr_from_sockaddr(&local, &key.local, &key.local_port) ||
+	    ip_addr_from_sockaddr(&remote, &key.remote, &key.remote_port))
+		return NULL;
+	c = conn_find(s, &key);
+	return c && c->cookie == cookie && c->state != CONN_TIME_WAIT ? c : NULL;
+}
+
 void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd)
 {
+	struct leave_for to = {a, slot, context, opts, app_fd};
+	struct conn *c = adopt_taken(s, fd);
 	struct sock_state st = {0};
-	int examined = sock_examine(fd, &st);
-	uint32_t reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
-	struct conn *c = NULL;
+	uint32_t reason;
+	int examined;
 
-	s->adoptions++;
+	app_unpark(a, slot);
 	atomic_store_explicit(&a->shm->slot[slot].context, context, memory_order_relaxed);
+	if (c) {
+		leave_move(s, c, &to, fd);
+		return;
+	}
+	examined = sock_examine(fd, &st);
+	reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
+	s->adoptions++;
 	if (!reason) {
 		c = adopt_conn(s, &st.key);
 		if (!c)
@@ -279,20 +308,6 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 	app_release(s, a);
 }
 
-static void adopt_fill_slot(struct conn *c)
-{
-	struct ipc_slot *sl = &c->app->shm->slot[c->slot];
-
-	sl->rx_off = c->rx_off;
-	sl->tx_off = c->tx_off;
-	sl->rx_size = c->rx_size;
-	sl->tx_size = c->tx_size;
-	sl->flow_id = c->id;
-	sl->thread = c->thread;
-	sl->discard = 0; /* dropped from the kernel's queue here */
-	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);
-}
-
 static void adopt_install(struct slow *s, struct conn *c, const struct segment *answer)
 {
 	const struct sock_state *st = &c->sock;
@@ -359,7 +374,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 	shadow_template(answer, &c->tmpl);
 	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
 	c->thread = c->held ? c->held->thread : 0;
-	adopt_fill_slot(c);
+	conn_fill_slot(c);
 	adopt_install(s, c, answer);
 	conn_set_state(s, c, CONN_FAST);
 	while ((h = c->held)) {

@@ -25,6 +25,8 @@ static void slow_turn(void *ctx)
 		down_retry(s);
 		up_drain(s);
 		congest_active(s);
+		if (s->stopping)
+			leave_continue(s);
 		if (s->probe_all)
 			verdict_ask_all(s);
 		if (more || s->probe_all)
@@ -100,9 +102,66 @@ void slow_stop(struct slow *s)
 		next = c->list_next;
 		if (c->state == CONN_ADOPTING)
 			adopt_cancel(s, c, IPC_REASON_STOPPING);
-		else if (c->state == CONN_FAST)
-			conn_abort(s, c, ECONNABORTED);
 	}
+	leave_continue(s);
+}
+
+uint32_t slow_stopping(struct slow *s)
+{
+	return s->stopping ? leave_continue(s) : 0;
+}
+
+uint32_t slow_abandon(struct slow *s)
+{
+	uint32_t n = 0, next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_FAST || c->failed)
+			continue;
+		conn_abort(s, c, ECONNABORTED);
+		n++;
+	}
+	return n;
+}
+
+uint64_t slow_longest_pause_ns(const struct slow *s)
+{
+	return s->pause_max_ns;
+}
+
+static uint32_t slow_release(struct slow *s, bool all, pid_t pid, uint32_t id)
+{
+	uint32_t n = 0, next;
+
+	s->now_ns = clock_now_ns();
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_FAST || c->failed || !c->app)
+			continue;
+		if (all || (pid ? c->app->pid == pid : c->id == id))
+			n += leave_begin(s, c, -1, IPC_REASON_RELEASED) == 0;
+	}
+	return n;
+}
+
+uint32_t slow_release_all(struct slow *s)
+{
+	return slow_release(s, true, 0, 0);
+}
+
+uint32_t slow_release_pid(struct slow *s, pid_t pid)
+{
+	return slow_release(s, false, pid, 0);
+}
+
+uint32_t slow_release_flow(struct slow *s, uint32_t id)
+{
+	return slow_release(s, false, 0, id);
 }
 
 void slow_close(struct slow *s)
@@ -126,7 +185,7 @@ void slow_totals(const struct slow *s, struct slow_totals *out)
 	*out = (struct slow_totals){
 		.fast = s->count[CONN_FAST],
 		.adopting = s->count[CONN_ADOPTING],
-		.closing = s->count[CONN_REMOVING],
+		.closing = s->count[CONN_REMOVING] + s->count[CONN_LEAVING],
 		.time_wait = s->count[CONN_TIME_WAIT],
 		.muted = s->muted,
 		.apps = s->napps,
@@ -164,6 +223,12 @@ static void slow_flow_live(struct slow *s, struct conn *c, slow_flow_fn *cb, voi
 	cb(ctx, &f);
 }
 
+/* Refused, or given back: with Linux. */
+static bool slow_is_left(uint32_t state)
+{
+	return state == IPC_REFUSED || state == IPC_RETURNED;
+}
+
 void slow_each_flow(struct slow *s, slow_flow_fn *cb, void *ctx)
 {
 	s->now_ns = clock_now_ns();
@@ -179,7 +244,7 @@ void slow_each_flow(struct slow *s, slow_flow_fn *cb, void *ctx)
 			continue;
 		sl = &l->app->shm->slot[l->slot];
 		fd = atomic_load_explicit(&sl->fd_plus1, memory_order_relaxed);
-		if (!fd || IPC_STATE(atomic_load_explicit(&sl->status, memory_order_relaxed)) != IPC_REFUSED)
+		if (!fd || !slow_is_left(IPC_STATE(atomic_load_explicit(&sl->status, memory_order_relaxed))))
 			continue;
 		f.fd = (int)(fd - 1);
 		f.pid = l->app->pid;
