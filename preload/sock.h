@@ -48,6 +48,8 @@ struct sock {
 	struct core_policy policy;
 	bool policy_known;
 
+	_Atomic bool tagged; /* some item of it was registered with a tag */
+
 	uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
 	uint32_t exchanges, try_at, tries;
 	uint64_t bytes;

@@ -65,7 +65,7 @@ void nic_close(struct nic *n);
 const struct nic_info *nic_get_info(const struct nic *n);
 
 /*
- * Is XDP on the NIC? Attached after nic_open(). With on_demand it can be changed: a change
+ * Is XDP on the NIC? Attached by nic_open(). With on_demand it can be changed: a change
  * takes some milliseconds, in a thread of its own; then the descriptor nic_attach_fd() is
  * readable, and nic_attach_finish() ends the change and returns its result, 0 or -errno
  * (-EINPROGRESS: not yet). Before flows are added it must be attached; before it is detached

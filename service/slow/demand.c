@@ -93,7 +93,10 @@ int demand_open(struct slow *s)
 	s->attach_watch = loop_watch(s->env.loop, nic_attach_fd(s->env.nic), demand_changed, s);
 	if (s->attach_watch < 0)
 		return s->attach_watch;
-	demand_empty(s);
+	/* it was attached to see that it can be */
+	s->empty_ns = s->now_ns;
+	if (nic_detach(s->env.nic))
+		demand_empty(s);
 	return 0;
 }
 

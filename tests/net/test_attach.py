@@ -93,7 +93,7 @@ class Datagrams(threading.Thread):
 
 
 def test_comes_with_the_first_connection_and_goes_after_the_last(make_lab):
-    lab = service(make_lab, detach_ms=100)
+    lab = service(make_lab, detach_ms=400)
     assert lab.tapas("status", "--json")["attach"] == "demand"
     wait_detached(lab)
     assert "detached" in lab.tapas("status")
@@ -108,9 +108,14 @@ def test_comes_with_the_first_connection_and_goes_after_the_last(make_lab):
         echo_once(two)
         assert attached(lab)
     two.close()
+    wait_for(lambda: not lab.flows("FAST"), 3, "no flow left")
+    three = lab.connect(PORT)
+    lab.adopt(three)
+    assert lab.counters()["xdp_detach"] == 1, "it stays for a while"
+    three.close()
     wait_detached(lab)
     now = lab.counters()
-    assert (now["xdp_attach"], now["xdp_detach"], now["adopted"]) == (1, 2, 2)
+    assert (now["xdp_attach"], now["xdp_detach"], now["adopted"]) == (1, 2, 3)
     assert not now["adopt_rolled_back"] and not now["adopt_refused"]
 
 
