@@ -34,7 +34,7 @@
 
 enum { FD_APP, FD_BUF, FD_PAGE, FD_WORDS, FD_DOORBELL, WELCOME_FDS };
 
-__thread uint32_t lock_tid;
+__thread uint32_t lock_tid __attribute__((tls_model("initial-exec")));
 void (*core_fd_hook)(int fd, bool own);
 
 static void fd_close(int fd)

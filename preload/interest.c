@@ -123,6 +123,7 @@ static int item_kernel(struct item *it, int op)
 	it->tagged = it->events & EPOLLONESHOT;
 	if (it->tagged) {
 		ev.data.u64 = EP_TAG | (uint64_t)(uintptr_t)it;
+		atomic_store_explicit(&it->sock->tagged, true, memory_order_relaxed);
 		atomic_store_explicit(&ep_tags_used, true, memory_order_relaxed);
 	}
 	ret = libc()->epoll_ctl(it->ep->epfd, op, it->fd, &ev);

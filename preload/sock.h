@@ -50,6 +50,8 @@ struct sock {
 	bool policy_known;
 	bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 
+	_Atomic bool tagged; /* some item of it was registered with a tag */
+
 	uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
 	uint32_t exchanges, try_at, tries;
 	uint64_t bytes;

@@ -166,6 +166,7 @@ static int main_open_nic(struct service *sv, int tap_ifindex)
 	struct nic_config cfg = {
 		.ifname = sv->config.interface,
 		.mode = sv->config.exclusive ? NIC_EXCLUSIVE : NIC_SHARED,
+		.attach = (enum nic_attach)sv->config.attach,
 		.tap_ifindex = tap_ifindex,
 		.max_flows = sv->config.max_flows,
 		.frames = sv->config.frames,

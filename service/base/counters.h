@@ -66,6 +66,8 @@
 	X(SHADOW_STRAY, "shadow_stray", "payload that left a shadow socket by itself")          \
 	X(APP_CONNECTED, "app_connected", "applications that registered")                       \
 	X(APP_DISCONNECTED, "app_disconnected", "applications disconnected for bad input")      \
+	X(XDP_ATTACH, "xdp_attach", "times XDP was attached for a first connection")            \
+	X(XDP_DETACH, "xdp_detach", "times XDP was detached because there was none")            \
 	X(LINUX_CHANGE, "linux_change", "notified changes of rules, routes, addresses, neighbours")
 
 enum counter_id {

@@ -12,6 +12,8 @@
  *                                 installed, held frames given to it, unacknowledged bytes
  *                                 acknowledged to the shadow, so that the kernel forgets them
  *
+ * Before 1 it may have to wait until XDP is attached (demand.c).
+ *
  * Until 6 nothing has changed in the socket but its filter, so roll-back is: filter off, held
  * frames into Linux, tuple out of `flows`. An answer that acknowledges another byte than the
  * one read in 3 means that a frame slipped in between 1 and 2: the state is read again.
@@ -34,6 +36,7 @@
 #define ADOPT_ATTEMPTS 4
 #define ADOPT_STEPS 6
 #define ADOPT_RETRY_NS (10 * NS_PER_MS)
+#define ADOPT_WAIT_NS NS_PER_S /* for XDP */
 
 static void adopt_refuse(struct slow *s, struct app *a, uint32_t slot, const struct flow_key *key, uint32_t reason)
 {
@@ -173,8 +176,11 @@ static void adopt_tick(void *ctx, uint64_t now_ns)
 		if (c->state != CONN_ADOPTING)
 			continue;
 		if (now_ns >= c->deadline_ns)
-			adopt_cancel(s, c, adopt_fails(s, 5) ? IPC_REASON_FAULT : IPC_REASON_SILENT);
-		else if (now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
+			adopt_cancel(s, c,
+				     c->waiting          ? IPC_REASON_BUSY
+				     : adopt_fails(s, 5) ? IPC_REASON_FAULT
+							 : IPC_REASON_SILENT);
+		else if (!c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
 			adopt_heartbeat(s, c);
 	}
 	if (!s->count[CONN_ADOPTING]) {
@@ -217,6 +223,18 @@ static struct conn *adopt_taken(struct slow *s, int fd)
 	return c && c->cookie == cookie && c->state != CONN_TIME_WAIT ? c : NULL;
 }
 
+/* XDP is attached: the transaction proper. */
+static void adopt_go(struct slow *s, struct conn *c)
+{
+	uint32_t reason;
+
+	c->deadline_ns = s->now_ns + s->cfg->adopt_timeout_ms * NS_PER_MS;
+	nic_word_clear(s->env.nic, c->id);
+	reason = nic_flow_add(s->env.nic, &c->key, c->id) ? IPC_REASON_FULL : adopt_read(s, c);
+	if (reason)
+		adopt_cancel(s, c, reason);
+}
+
 void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd)
 {
 	struct leave_for to = {a, slot, context, opts, app_fd};
@@ -254,17 +272,30 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 	c->fd = fd;
 	c->cookie = st.cookie;
 	c->sock = st;
-	c->deadline_ns = s->now_ns + s->cfg->adopt_timeout_ms * NS_PER_MS;
-	nic_word_clear(s->env.nic, c->id);
-	if (nic_flow_add(s->env.nic, &c->key, c->id)) {
-		adopt_cancel(s, c, IPC_REASON_FULL);
-		return;
-	}
-	reason = adopt_read(s, c);
-	if (reason)
-		adopt_cancel(s, c, reason);
-	else if (s->adopt_timer < 0)
+	c->waiting = !demand_ready(s);
+	c->deadline_ns = s->now_ns + ADOPT_WAIT_NS;
+	if (s->adopt_timer < 0)
 		s->adopt_timer = loop_timer(s->env.loop, 5 * NS_PER_MS, 5 * NS_PER_MS, adopt_tick, s);
+	if (!c->waiting)
+		adopt_go(s, c);
+}
+
+void adopt_attached(struct slow *s, int rc)
+{
+	uint32_t next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_ADOPTING || !c->waiting)
+			continue;
+		c->waiting = false;
+		if (rc)
+			adopt_cancel(s, c, IPC_REASON_BUSY);
+		else
+			adopt_go(s, c);
+	}
 }
 
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len)

@@ -201,6 +201,8 @@ void conn_free(struct slow *s, struct conn *c)
 	conn_set_state(s, c, CONN_FREE);
 	c->list_next = s->free_head;
 	s->free_head = c->id;
+	if (s->list_head == SLOW_NONE)
+		demand_empty(s);
 }
 
 void conn_command(struct slow *s, struct conn *c, enum fast_cmd cmd, uint32_t error, uint32_t value)

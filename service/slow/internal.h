@@ -62,7 +62,8 @@ struct conn {
 	int app_fd; /* descriptor number in the application, -1: none */
 
 	/* adoption */
-	int fd; /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
+	int fd;       /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
+	bool waiting; /* for XDP to be attached: nothing has been done yet */
 	uint32_t attempts;
 	uint64_t deadline_ns;
 	struct sock_state sock;
@@ -200,11 +201,12 @@ struct slow {
 	struct neighbour neighbours[SLOW_NEIGHBOURS];
 	uint32_t neighbours_next;
 
-	int listen_fd, listen_watch, up_watch;
+	int listen_fd, listen_watch, up_watch, attach_watch;
 	char socket_path[108];
 
 	/* timers; -1: not running */
-	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer;
+	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
+	uint64_t empty_ns; /* when the table became empty */
 	uint32_t *pending; /* conns with a heartbeat in flight */
 	uint32_t npending;
 	bool probe_all; /* a change was notified: ask for every flow */
@@ -273,6 +275,15 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */
+/* XDP is attached, or (@rc) could not be: go on with the connections that wait for it. */
+void adopt_attached(struct slow *s, int rc);
+
+/* demand.c: XDP is attached while there are connections in the table */
+int demand_open(struct slow *s);
+void demand_close(struct slow *s);
+/* May an adoption begin? Else it waits for adopt_attached(). */
+bool demand_ready(struct slow *s);
+void demand_empty(struct slow *s); /* the last connection has left the table */
 
 /* leave.c */
 /*

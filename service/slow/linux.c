@@ -196,8 +196,12 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 
 	s->now_ns = loop_now_ns(s->env.loop);
 	counter_add(&s->counters, CNT_TAP_RX, 1);
-	if (wire_parse(frame, len, true, &seg) == WIRE_TCP)
+	if (wire_parse(frame, len, true, &seg) == WIRE_TCP) {
+		if (seg.flags & TCP_FIN)
+			up_drain(
+				s); /* the peer's FIN may have caused it: that one came first, and is not an active close */
 		c = conn_find(s, &seg.key);
+	}
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_from_linux(s, c, &seg, frame, len);
 	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {

@@ -64,11 +64,12 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 	s->admin_ctx = ctx;
 	s->listen_fd = s->listen_watch = s->up_watch = -1;
 	s->adopt_timer = s->verdict_timer = s->heartbeat_timer = s->cc_timer = s->sweep_timer = -1;
+	s->attach_watch = s->detach_timer = -1;
 	s->now_ns = clock_now_ns();
 	rc = conn_table_open(s);
 	if (!rc) {
 		s->up_watch = loop_watch(env->loop, fast_up_fd(env->fast), slow_up_readable, s);
-		rc = s->up_watch < 0 ? s->up_watch : 0;
+		rc = s->up_watch < 0 ? s->up_watch : demand_open(s);
 	}
 	if (rc) {
 		snprintf(why, why_size, "cannot make room for %u flows: %s", s->cfg->max_flows, strerror(-rc));
@@ -172,6 +173,7 @@ void slow_close(struct slow *s)
 	client_close_all(s);
 	if (s->up_watch >= 0)
 		loop_unwatch(s->env.loop, s->up_watch);
+	demand_close(s);
 	down_close(s);
 	app_close_all(s);
 	conn_table_close(s);
