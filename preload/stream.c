@@ -126,7 +126,8 @@ static void space_found(struct stream *st)
 
 	atomic_store_explicit(&st->slot->want, 0, memory_order_relaxed);
 	bell_ring(&st->core->shm->context[i].bell, st->index);
-	if (atomic_exchange_explicit(&st->core->shm->context[i].armed, 0, memory_order_seq_cst))
+	/* the flag is left as it is: a thread that leaves by longjmp before it writes must not have taken it */
+	if (atomic_load_explicit(&st->core->shm->context[i].armed, memory_order_seq_cst))
 		core_context_wake(st->core, i);
 }
 

@@ -6,7 +6,7 @@ set -eu
 packages="make gcc clang clang-format-14 llvm libclang-rt-14-dev bpftool pkg-config git cppcheck mandoc
 	libc6-dev linux-libc-dev libbpf-dev libxdp-dev liburing-dev libmnl-dev libnftnl-dev libinih-dev libjansson-dev
 	libsystemd-dev libcap-ng-dev libpcap-dev libcmocka-dev
-	python3 python3-pytest python3-scapy iproute2 nftables conntrack ethtool tcpdump procps
+	spin python3 python3-pytest python3-scapy iproute2 nftables conntrack ethtool tcpdump procps
 	redis-server redis-tools memcached nginx-light curl iputils-ping"
 missing=""
 for p in $packages; do
