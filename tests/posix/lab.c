@@ -438,6 +438,28 @@ void await_reset(int fd)
 	await_poll(fd, 0);
 }
 
+int64_t fill_up(int fd)
+{
+	static char block[30000];
+	int64_t total = 0;
+	int stuck = 0;
+
+	memset(block, 'f', sizeof(block));
+	while (stuck < 3) {
+		ssize_t n = send(fd, block, stuck ? 1 : sizeof(block), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n > 0) {
+			total += n;
+			stuck = 0;
+		} else {
+			/* what is under way may still make room */
+			pause_ms(15);
+			stuck++;
+		}
+	}
+	return total;
+}
+
 /* ---- signals ---- */
 
 _Atomic int signals_seen;

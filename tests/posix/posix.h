@@ -73,6 +73,20 @@ struct test_case {
 	long a, b;           /* the case's own */
 };
 
+/* returns: why the connection may be Linux's again at the end; stays: why none is accelerated */
+#define CASE(n, t, f)                                \
+	{                                            \
+		.name = (n), .text = (t), .run = (f) \
+	}
+#define CASE_RETURNS(n, t, f, why)                                     \
+	{                                                              \
+		.name = (n), .text = (t), .run = (f), .returns = (why) \
+	}
+#define CASE_STAYS(n, t, f, why)                                     \
+	{                                                            \
+		.name = (n), .text = (t), .run = (f), .stays = (why) \
+	}
+
 extern const struct test_case *this_case;
 
 /* Each file of cases has one list; the entry without a name ends it. */
@@ -138,7 +152,8 @@ void await_in(int fd, int bytes);    /* so many bytes can be read */
 void await_poll(int fd, int events); /* poll() says one of these (or ERR or HUP) */
 void await_reset(int fd);
 void pause_ms(int ms);
-double seconds(void); /* of a steady clock */
+int64_t fill_up(int fd); /* non-blocking writes until nothing more goes; returns the bytes (of 'f') */
+double seconds(void);    /* of a steady clock */
 
 /* ---- signals ---- */
 
