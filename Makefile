@@ -152,7 +152,24 @@ $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lm
+# the cases of tests/posix: the program, its peer, and what it execs, also as a static image
+POSIX_SRC := $(filter-out %/peer.c %/image.c,$(wildcard tests/posix/*.c))
+# wrong arguments are what they are about
+$(call objs,$(POSIX_SRC)): WARN += -Wno-unknown-warning-option -Wno-nonnull -Wno-stringop-overflow -Wno-stringop-overread
+POSIX_OUT := $(addprefix $(BUILD)/tests/net/posix_,cases peer image image_static)
+$(BUILD)/tests/net/posix_cases: $(call objs,$(POSIX_SRC))
+$(BUILD)/tests/net/posix_peer: $(call objs,tests/posix/peer.c tests/posix/pattern.c)
+$(BUILD)/tests/net/posix_image: $(call objs,tests/posix/image.c)
+$(BUILD)/tests/net/posix_image_static: $(call objs,tests/posix/image.c)
+$(POSIX_OUT):
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(if $(filter %_static,$@),$(filter-out $(SANFLAGS),$(LDFLAGS)) -static,$(LDFLAGS)) -o $@ $^ -ldl
+TOOLS += $(POSIX_OUT)
 tools: $(TOOLS)
+# what the cases do on Linux and on tapas, as a table
+posix-table: all tools
+	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 tests/posix/compare.py -o tests/POSIX.md
 
 net: all tools $(FAKE)
 	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net tests/unit $(PYTEST_ARGS)
@@ -236,6 +253,6 @@ uninstall:
 FORCE:
 clean:
 	rm -rf build build-address build-undefined build-thread build-san
-.PHONY: all unit hammer tsan fuzz net lint check check-quick check-san setup demo bench tools install uninstall clean FORCE
+.PHONY: all unit hammer tsan fuzz net lint check check-quick check-san setup demo bench tools posix-table install uninstall clean FORCE
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -21,17 +21,31 @@ static int fail(int err)
 	return -1;
 }
 
-static void forget(int fd)
+/* @s: the socket of @fd, with the caller's reference, or NULL. */
+static void forget(int fd, struct sock *s)
 {
-	struct sock *s = sock_get(fd);
-
 	fd_forget(fd);
 	if (!s)
 		return;
 	/* another descriptor of it may live on: the one we use for the kernel socket must be alive */
 	if (s->fd == fd && atomic_load_explicit(&s->file.fds, memory_order_relaxed))
 		s->fd = fd_find(&s->file);
-	sock_put(s);
+}
+
+/*
+ * @fd is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
+ * told from its parent by a system call only, which is spared where a mistake costs nothing:
+ * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
+ */
+static void closing(int fd)
+{
+	struct sock *s = sock_get(fd);
+	bool light = s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
+
+	if (!(light ? fd_maybe_vfork() : fd_in_vfork()))
+		forget(fd, s);
+	if (s)
+		sock_put(s);
 }
 
 PUBLIC int close(int fd)
@@ -39,8 +53,7 @@ PUBLIC int close(int fd)
 	if (file_get_any(fd)) {
 		if (fd_is_own(fd))
 			return fail(EBADF);
-		if (!fd_in_vfork())
-			forget(fd);
+		closing(fd);
 	}
 	return libc()->close(fd);
 }
@@ -48,6 +61,7 @@ PUBLIC int close(int fd)
 /* Close [first, last] but for the library's own. */
 static int range(unsigned first, unsigned last, int flags)
 {
+	bool keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork();
 	unsigned from = first;
 
 	if (first > last)
@@ -59,8 +73,8 @@ static int range(unsigned first, unsigned last, int flags)
 			if (i > from && libc()->close_range(from, i - 1, flags))
 				return -1;
 			from = i + 1;
-		} else if (!(flags & CLOSE_RANGE_CLOEXEC) && !fd_in_vfork()) {
-			forget((int)i);
+		} else if (!keep) {
+			closing((int)i);
 		}
 	}
 	return from > last ? 0 : libc()->close_range(from, last, flags);
@@ -91,8 +105,8 @@ static bool make_room(int to)
 
 	if (fd_is_own(to))
 		return c && core_fd_move(c, to);
-	if (file_get_any(to) && !fd_in_vfork())
-		forget(to);
+	if (file_get_any(to))
+		closing(to);
 	return true;
 }
 

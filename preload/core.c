@@ -34,7 +34,7 @@
 
 enum { FD_APP, FD_BUF, FD_PAGE, FD_WORDS, FD_DOORBELL, WELCOME_FDS };
 
-__thread uint32_t lock_tid;
+__thread uint32_t lock_tid __attribute__((tls_model("initial-exec")));
 void (*core_fd_hook)(int fd, bool own);
 
 static void fd_close(int fd)
@@ -360,8 +360,9 @@ int core_slot_take(struct core *c, void *owner)
 		uint32_t i = (start + k) % slots;
 		uint8_t free = 0;
 
-		if (IPC_STATE(atomic_load_explicit(&c->shm->slot[i].status, memory_order_acquire)) == IPC_FAST ||
-		    IPC_STATE(atomic_load_explicit(&c->shm->slot[i].status, memory_order_acquire)) == IPC_ADOPTING)
+		uint32_t state = IPC_STATE(atomic_load_explicit(&c->shm->slot[i].status, memory_order_acquire));
+
+		if (state == IPC_FAST || state == IPC_ADOPTING || state == IPC_PAUSED)
 			continue;
 		/* pairs with the release in core_slot_put() */
 		if (!atomic_compare_exchange_strong_explicit(&c->slot_used[i], &free, 1, memory_order_acquire,
@@ -411,6 +412,19 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 	if (err == -EPIPE || err == -ECONNRESET || err == -ENOTCONN || err == -EBADF || err == -ENOTSOCK)
 		core_kill(c);
 	return err;
+}
+
+int core_return(struct core *c, uint32_t slot, int fd, int number)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {slot, (uint64_t)number}};
+	int cancel, err;
+
+	if (core_is_dead(c))
+		return -ECONNRESET;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	err = ipc_msg_send(c->sock, &m, &fd, 1);
+	pthread_setcancelstate(cancel, NULL);
+	return err < 0 ? err : 0;
 }
 
 int core_listen(struct core *c, int fd, struct core_policy *out)

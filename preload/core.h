@@ -99,6 +99,12 @@ void core_slot_put(struct core *c, uint32_t slot);
  */
 int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context);
 
+/*
+ * Ask the service to give the connection of socket @fd, number @number in the application, back
+ * to Linux. The answer comes in @slot. Returns 0 or -errno.
+ */
+int core_return(struct core *c, uint32_t slot, int fd, int number);
+
 /* Tell the service of a listener and ask for its policy. Returns 0 or -errno. */
 int core_listen(struct core *c, int fd, struct core_policy *out);
 void core_unlisten(struct core *c, int fd);

@@ -80,8 +80,10 @@ void fd_forget(int fd);
 int fd_top(void);
 /* A descriptor of @f, or -1. */
 int fd_find(const struct file *f);
-/* Is the caller a vfork child, working in its parent's memory? */
+/* Is the caller a child that works in its parent's memory? A system call. */
 bool fd_in_vfork(void);
+/* The same without a system call (vfork.c), but a child from a raw clone(CLONE_VM) is not known. */
+bool fd_maybe_vfork(void);
 void fd_start(void); /* once, before the first entry */
 
 #endif

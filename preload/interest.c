@@ -134,6 +134,7 @@ static int item_kernel(struct item *it, int op)
 	if (it->events & EPOLLONESHOT) {
 		it->tag = (it->tag & ~((TAG_LIFE - 1) ^ (TAG_REG - 1))) | ((it->tag + TAG_REG) & (TAG_LIFE - 1));
 		ev.data.u64 = EP_TAG | it->tag;
+		atomic_store_explicit(&it->sock->tagged, true, memory_order_relaxed);
 		atomic_store_explicit(&ep_tags_used, true, memory_order_relaxed);
 	}
 	ret = libc()->epoll_ctl(ep_fd(it->ep), op, fd, &ev);
@@ -404,6 +405,17 @@ static int ctl_other(int epfd, int op, int fd, struct epoll_event *ev)
 	return ret;
 }
 
+/* Can adopted sockets be members of @f, the epoll instance of a call? */
+static bool can_be_seen(struct file *f)
+{
+	struct ep *ep = container_of(f, struct ep, file);
+
+	if (!f || f->type != FILE_EPOLL)
+		return false;
+	lend_check(ep);
+	return !ep->alone && !ep->lent;
+}
+
 PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
 	struct sock *s = sock_get(fd);
@@ -415,16 +427,15 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	f = file_get(epfd);
 	if (f && f->type == FILE_LENT)
 		lend_use(f);
+	if (op == EPOLL_CTL_ADD && !can_be_seen(f))
+		ep_leave(s); /* in a set that we cannot see */
 	if (!f || f->type != FILE_EPOLL) {
 		ret = libc()->epoll_ctl(epfd, op, fd, ev);
-		if (!ret && op == EPOLL_CTL_ADD)
-			ep_leave(s); /* in a set that we cannot see */
 	} else if (op != EPOLL_CTL_DEL && !user_readable(ev, sizeof(*ev))) {
 		ret = fail(EFAULT);
 	} else if (!lock_take(&s->lock)) {
 		ret = fail(ENOMEM); /* a handler on top of a call on this very socket */
 	} else {
-		lend_check(container_of(f, struct ep, file));
 		ret = ctl_sock(container_of(f, struct ep, file), s, op, fd, ev);
 		lock_drop(&s->lock);
 	}

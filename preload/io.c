@@ -15,6 +15,8 @@
 
 #include "service/base/clock.h"
 
+#define IOV_REST 64 /* buffers of one call that go on elsewhere; a longer call ends short */
+
 static ssize_t fail(int err)
 {
 	errno = err;
@@ -34,6 +36,44 @@ static int recv_ended(struct sock *s)
 		return err ? -err : 1;
 	}
 	return (status & IPC_ST_FIN) || IPC_STATE(status) == IPC_DEAD || s->shut_rd;
+}
+
+/* @iov without its first @skip bytes, in @rest (room for cnt). Returns its count. */
+static int iov_rest(const struct iovec *iov, int cnt, size_t skip, struct iovec *rest)
+{
+	int n = 0;
+
+	for (int i = 0; i < cnt; i++) {
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		rest[n++] = (struct iovec){(char *)iov[i].iov_base + skip, iov[i].iov_len - skip};
+		skip = 0;
+	}
+	return n;
+}
+
+/*
+ * The connection left the fast path in the middle of a call, of which @done bytes are done: go
+ * on where it is now. Returns what the whole call returns.
+ */
+static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, size_t done, int flags, int dir)
+{
+	struct iovec rest[IOV_REST];
+	struct msghdr m = {.msg_iov = rest};
+	enum io io = sock_reenter(s, flags & MSG_DONTWAIT, dir);
+	ssize_t n = -1;
+
+	m.msg_iovlen = (size_t)iov_rest(iov, MIN(cnt, IOV_REST), done, rest);
+	if (io == IO_FAST) {
+		n = dir == IO_IN ? io_recv(s, rest, (int)m.msg_iovlen, flags)
+				 : io_send(s, rest, (int)m.msg_iovlen, flags);
+	} else if (io == IO_LINUX) {
+		n = dir == IO_IN ? libc()->recvmsg(s->fd, &m, flags) : libc()->sendmsg(s->fd, &m, flags);
+		sock_leave_kernel(s);
+	}
+	return n < 0 ? (done ? (ssize_t)done : n) : n + (ssize_t)done;
 }
 
 ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
@@ -58,6 +98,8 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		} else {
 			n = stream_read(&s->st, iov, cnt, how);
 		}
+		if (n == -ESTALE)
+			return io_elsewhere(s, iov, cnt, done, flags, IO_IN);
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;
@@ -96,8 +138,10 @@ static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_
 
 	if (!lock_take(&s->tx_lock))
 		return -EAGAIN; /* a signal handler on top of a send of its own thread */
-	if (s->shut_wr || sock_failed(s) || (stream_status(&s->st) & IPC_ST_CLOSED_TX) ||
-	    IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+	if (!stream_is_open(&s->st))
+		n = -ESTALE;
+	else if (s->shut_wr || sock_failed(s) || (stream_status(&s->st) & IPC_ST_CLOSED_TX) ||
+		 IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
 		n = -EPIPE;
 	else
 		n = stream_write(&s->st, iov, cnt, skip, flags & MSG_MORE);
@@ -117,6 +161,8 @@ ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		ssize_t n = send_once(s, iov, cnt, done, flags);
 		int err;
 
+		if (n == -ESTALE)
+			return io_elsewhere(s, iov, cnt, done, flags, IO_OUT);
 		if (n == -EPIPE)
 			return done ? (ssize_t)done : broken(s, flags);
 		if (n < 0)

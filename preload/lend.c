@@ -48,7 +48,9 @@ static size_t heirs_len;
 
 void ep_leave(struct sock *s)
 {
+	s->keep_linux = true;
 	s->try_at = NEVER;
+	sock_return(s, s->fd, true);
 }
 
 /* Up to @max adopted sockets of @ep from the @from-th on, with a reference each. */

@@ -21,6 +21,7 @@
 	X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                     \
 	X(int, listen, (int, int))                                                                      \
 	X(int, shutdown, (int, int))                                                                    \
+	X(pid_t, vfork, (void))                                                                         \
 	X(int, close, (int))                                                                            \
 	X(int, close_range, (unsigned, unsigned, int))                                                  \
 	X(int, dup, (int))                                                                              \

@@ -21,7 +21,8 @@ struct lock {
 	_Atomic uint32_t owner; /* thread id, 0: free */
 };
 
-extern __thread uint32_t lock_tid; /* this thread's id, 0: not asked yet */
+/* in static TLS: a load, no call */
+extern __thread uint32_t lock_tid __attribute__((tls_model("initial-exec"))); /* this thread's id, 0: not asked yet */
 
 static inline uint32_t lock_self(void)
 {

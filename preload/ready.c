@@ -166,7 +166,7 @@ static uint32_t item_events(struct item *it, struct open *open)
 {
 	if (it->disabled || it->where != ITEM_USER)
 		return 0;
-	if (unlikely(sock_state(it->sock) != SOCK_FAST)) {
+	if (unlikely(sock_state(it->sock) != SOCK_FAST || sock_is_open(it->sock))) {
 		if (open->n < SETTLE && file_hold(&it->sock->file))
 			open->sock[open->n++] = it->sock;
 		return 0;

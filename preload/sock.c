@@ -26,8 +26,10 @@
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
 
-#define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
-#define FIRST_LOOK_BYTES 4096   /* connect to the service not before a connection has moved this */
+#define RETRY_NS (2 * NS_PER_S)    /* between attempts to reach the service */
+#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking call waits so long for a connection on its way back */
+#define RETURN_LIMIT_NS (5 * NS_PER_S)
+#define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
@@ -158,12 +160,12 @@ void sock_closed(struct sock *s)
 	held_reap();
 	if (s->listener_asked && s->listen_core)
 		core_unlisten(s->listen_core, s->fd);
-	if (lock_take(&s->lock)) {
-		ep_items_remove(s);
-		lock_drop(&s->lock);
-	}
+	if (!lock_take(&s->lock))
+		return;
+	ep_items_remove(s);
 	if (s->slot != SLOT_NONE)
 		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, 0, memory_order_relaxed);
+	lock_drop(&s->lock);
 }
 
 static void slot_release(struct sock *s)
@@ -241,6 +243,13 @@ static int adopt_context(struct sock *s, struct core *c)
 	return context >= 0 ? context : wait_context(c);
 }
 
+/* Threads inside a call on it. */
+static uint32_t sock_threads(const struct sock *s)
+{
+	return atomic_load_explicit(&s->file.refs, memory_order_acquire) -
+	       atomic_load_explicit(&s->file.fds, memory_order_relaxed);
+}
+
 /* Undo a start that did not reach the service. s->lock held. */
 static void adopt_undo(struct sock *s)
 {
@@ -253,7 +262,10 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 {
 	int slot, context;
 
-	slot_release(s); /* of an earlier refusal */
+	/* a thread that met the closed record may still be looking at the old buffers */
+	if (s->slot != SLOT_NONE && sock_threads(s) > 1)
+		return;
+	slot_release(s); /* of an earlier refusal or return */
 	context = adopt_context(s, c);
 	if (context < 0)
 		return;
@@ -285,9 +297,19 @@ static void adopt_try(struct sock *s, int fd)
 	int saved = errno;
 	struct core *c = sock_service();
 
-	if (c && !s->policy_known) {
-		s->policy = c->policy;
-		s->policy_known = true;
+	if (c && !s->policy_known && lock_try(&s->lock)) {
+		if (!s->policy_known) {
+			s->policy = c->policy;
+			/* pairs with the looks at it before the policy is read */
+			atomic_store_explicit(&s->policy_known, true, memory_order_release);
+		}
+		lock_drop(&s->lock);
+	}
+	if (!s->policy_known) {
+		if (!c)
+			s->try_at = s->exchanges + 64;
+		errno = saved;
+		return;
 	}
 	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
 	    lock_try(&s->lock)) {
@@ -338,8 +360,30 @@ static void settle_fast(struct sock *s)
 		left -= MIN(left, (uint32_t)n);
 	}
 	s->word = core_word(s->core, s->st.flow_id);
+	s->tries = 0;
 	verbose(s, "is accelerated", 0);
 	atomic_store_explicit(&s->state, SOCK_FAST, memory_order_release);
+}
+
+/* The service gave it back: the kernel socket is the connection again. s->lock held. */
+static void settle_returned(struct sock *s)
+{
+	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
+
+	s->try_at = s->keep_linux ? NEVER : s->exchanges + (16u << MIN(s->tries, 12u));
+	if (s->shut_rd) /* which the socket forgot when it was rebuilt */
+		libc()->shutdown(s->fd, SHUT_RD);
+	verbose(s, "is given back to Linux", reason);
+	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+	ep_items_to_kernel(s);
+}
+
+/* The service died between freezing and giving back: nobody knows the stream any more. s->lock held. */
+static void settle_lost(struct sock *s)
+{
+	libc()->shutdown(s->fd, SHUT_RDWR);
+	settle_linux(s, true);
+	s->try_at = NEVER;
 }
 
 bool sock_settle(struct sock *s)
@@ -347,10 +391,17 @@ bool sock_settle(struct sock *s)
 	int saved = errno;
 	uint32_t state;
 
-	if (sock_state(s) != SOCK_ADOPTING)
+	if (!sock_is_open(s))
 		return true;
 	if (!lock_take(&s->lock))
 		return false;
+	if (sock_state(s) == SOCK_FAST) {
+		state = IPC_STATE(stream_status(&s->st));
+		if (state == IPC_RETURNED)
+			settle_returned(s);
+		else if (state == IPC_PAUSED && core_is_dead(s->core))
+			settle_lost(s);
+	}
 	if (sock_state(s) == SOCK_ADOPTING) {
 		/* pairs with the service's release store of its answer */
 		state = IPC_STATE(atomic_load_explicit(&core_slot(s->core, s->slot)->status, memory_order_acquire));
@@ -365,7 +416,7 @@ bool sock_settle(struct sock *s)
 	}
 	lock_drop(&s->lock);
 	errno = saved;
-	return sock_state(s) != SOCK_ADOPTING;
+	return !sock_is_open(s);
 }
 
 /* ---- calls ---- */
@@ -381,49 +432,106 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 	return true;
 }
 
-enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out)
+/* Until the state is certain. Raises in_kernel for IO_LINUX; IO_FAIL has set errno. */
+static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 {
 	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .count = &s->in_kernel};
 
 	held_reap();
 	for (;;) {
+		uint64_t deadline = wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
 		uint32_t state = sock_state(s);
-		uint64_t word;
-		int err;
+		int err = 0;
 
 		if (state == SOCK_LINUX) {
 			/* full fence: pairs with the one in adopt_locked() */
 			atomic_fetch_add_explicit(&s->in_kernel, 1, memory_order_seq_cst);
 			if (likely(atomic_load_explicit(&s->state, memory_order_seq_cst) == SOCK_LINUX)) {
 				held_push(&h);
-				*out = s;
 				return IO_LINUX;
 			}
 			atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
 			continue;
 		}
-		if (state == SOCK_FAST) {
-			word = core_word(s->core, s->st.flow_id);
-			if (unlikely(IPC_WORD_FIN(word) != IPC_WORD_FIN(s->word)) && !is_still_ours(s, fd, word)) {
-				sock_put(s);
-				*out = NULL;
-				return IO_LINUX;
-			}
-			*out = s;
+		if (state == SOCK_FAST && likely(stream_is_open(&s->st)))
 			return IO_FAST;
-		}
 		if (sock_settle(s))
 			continue;
-		err = -EAGAIN;
-		if (!dontwait && !s->nonblock)
-			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
+		if (dontwait || s->nonblock) /* the way back is short: as long as a page fault may take */
+			err = state == SOCK_FAST ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
+		else
+			err = wait_sock(s, 0, deadline);
 		if (!err)
 			continue;
-		sock_put(s);
-		*out = NULL;
 		errno = -err;
 		return IO_FAIL;
 	}
+}
+
+enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out)
+{
+	enum io io = sock_certain(s, dontwait, dir);
+	uint64_t word;
+
+	*out = s;
+	if (io == IO_FAST) {
+		word = core_word(s->core, s->st.flow_id);
+		if (likely(IPC_WORD_FIN(word) == IPC_WORD_FIN(s->word)) || is_still_ours(s, fd, word))
+			return IO_FAST;
+		io = IO_LINUX;
+	} else if (io == IO_LINUX) {
+		return IO_LINUX;
+	}
+	sock_put(s);
+	*out = NULL;
+	return io;
+}
+
+enum io sock_reenter(struct sock *s, bool dontwait, int dir)
+{
+	return sock_certain(s, dontwait, dir);
+}
+
+void sock_leave_kernel(struct sock *s)
+{
+	held_pop_file(&s->file);
+	atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
+}
+
+static int return_ask(struct sock *s, int fd)
+{
+	struct core *c = s->core;
+	int err = core_return(c, s->slot, fd, s->fd);
+
+	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
+}
+
+int sock_return(struct sock *s, int fd, bool keep)
+{
+	uint64_t deadline = clock_now_ns() + RETURN_LIMIT_NS;
+	bool asked = false;
+	int err = 0;
+
+	if (keep)
+		s->keep_linux = true;
+	while (!err && sock_state(s) != SOCK_LINUX) {
+		if (sock_state(s) == SOCK_FAST && stream_is_open(&s->st)) {
+			if (sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+				return -ECONNRESET;
+			if (!asked)
+				err = return_ask(s, fd);
+			asked = true;
+			if (!err)
+				err = wait_sock(s, WAIT_LEFT, deadline);
+		} else if (!sock_settle(s)) {
+			err = wait_sock(s, 0, deadline);
+		}
+		if (err == -EINTR)
+			err = 0;
+	}
+	if (keep && !err)
+		s->try_at = NEVER;
+	return err;
 }
 
 static void count(struct sock *s, int dir, ssize_t n)
@@ -503,10 +611,8 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	uint32_t status, ev = 0;
 	bool fin, shut;
 
-	if (sock_state(s) == SOCK_ADOPTING)
-		sock_settle(s);
-	if (sock_state(s) != SOCK_FAST)
-		return 0;
+	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
+		return 0; /* whoever waits settles it first */
 	status = stream_status(&s->st);
 	if (status & IPC_ST_ERROR || core_is_dead(s->core))
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * TCP sockets and epoll instances as the interposition library sees them, and the life of a
- * socket: LINUX -> ADOPTING -> FAST, or back to LINUX when the service refuses.
+ * socket: LINUX -> ADOPTING -> FAST, or back to LINUX when the service refuses; and from FAST
+ * back to LINUX whenever the service gives the connection back.
  *
  * Locks, in the order they may be taken: sock.lock, ep.lock; sock.tx_lock alone.
  */
@@ -49,6 +50,9 @@ struct sock {
 	struct core *listen_core;  /* which service gave the policy */
 	struct core_policy policy; /* valid if policy_known */
 	_Atomic bool policy_known;
+	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
+
+	_Atomic bool tagged; /* some item of it was registered with a tag */
 
 	/* counted by several threads; a count lost now and then does no harm */
 	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
@@ -115,8 +119,20 @@ static inline void sock_put(struct sock *s)
 	file_put(&s->file);
 }
 
-/* Take the service's answer if it has come. Returns true if the state is no longer ADOPTING. */
+/*
+ * Take the service's answer if it has come: to an adoption, or that the connection is Linux's
+ * again. Returns true if the state is certain: LINUX, or FAST and carried by the service.
+ */
 bool sock_settle(struct sock *s);
+/*
+ * Hand the connection back to Linux: what follows is seen by Linux alone. @keep: it is not
+ * adopted again. Blocks for some hundred microseconds. Returns 0 once the socket is
+ * Linux's, also if it was, or -errno.
+ */
+int sock_return(struct sock *s, int fd, bool keep);
+/* A FAST socket's record turned out to be closed: as sock_begin(), for a caller that is inside a call. */
+enum io sock_reenter(struct sock *s, bool dontwait, int dir);
+void sock_leave_kernel(struct sock *s); /* after sock_reenter() said IO_LINUX and the call is done */
 /* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */
 uint32_t sock_events(struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
@@ -129,6 +145,14 @@ static inline uint32_t sock_state(const struct sock *s)
 {
 	/* pairs with the release stores of state under s->lock */
 	return atomic_load_explicit(&s->state, memory_order_acquire);
+}
+
+/* Is there an answer of the service to be waited for or taken? */
+static inline bool sock_is_open(const struct sock *s)
+{
+	uint32_t state = sock_state(s);
+
+	return state == SOCK_ADOPTING || (state == SOCK_FAST && !stream_is_open(&s->st));
 }
 
 /* ---- ready.c, interest.c, instance.c ---- */
@@ -152,9 +176,10 @@ void lend_message(const struct msghdr *m);
 /* ---- wait.c ---- */
 
 uint64_t wait_deadline(uint64_t timeout_ns);
+#define WAIT_LEFT UINT32_MAX /* as `events`: until it has left the fast path, or failed */
 /*
- * Block until @s has one of @events (or is no longer ADOPTING, if @events is 0), @deadline passes
- * (-EAGAIN) or a signal arrives (-EINTR). Returns 0.
+ * Block until @s has one of @events, or has left the fast path (if @events is 0: until its state is certain), @deadline
+ * passes (-EAGAIN) or a signal arrives (-EINTR). Returns 0.
  */
 int wait_sock(struct sock *s, uint32_t events, uint64_t deadline);
 /* This thread's own context in @c, with a reference for the caller, or -errno. */

@@ -4,7 +4,8 @@
  * Place in the packet's way: last for what is received, first for what is sent. Any thread;
  * see stream.h for who may write.
  *
- * Invariants: rcv_read never passes a rcv_end that was read with acquire before the copy;
+ * Invariants: both cursors move by compare and exchange only: once the service has closed the
+ * record (IPC_FROZEN) nothing is taken any more. rcv_read never passes a rcv_end that was read with acquire before the copy;
  * snd_end is published with release after the copy and never exceeds snd_acked + tx_size.
  * Requests and answers cost one bell each (the send's): reading rings only when it has opened
  * the window by a quarter of the buffer, or when the window was nearly shut.
@@ -100,6 +101,8 @@ ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_
 		uint64_t end = atomic_load_explicit(&st->slot->rcv_end, memory_order_acquire);
 		ssize_t n;
 
+		if (unlikely(read & IPC_FROZEN))
+			return -ESTALE;
 		if (end <= read)
 			return 0;
 		if (end - read > st->rx_size)
@@ -132,8 +135,11 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 {
 	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
 	size_t room = stream_room(st), done = 0;
+	uint64_t expected = end;
 	uint32_t opts = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), cork;
 
+	if (unlikely(end & IPC_FROZEN))
+		return -ESTALE;
 	for (int i = 0; i < cnt && done < room; i++) {
 		const char *from = iov[i].iov_base;
 		size_t len = iov[i].iov_len, n;
@@ -159,8 +165,10 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 		atomic_store_explicit(&st->slot->opts, (opts & ~IPC_OPT_CORK) | cork, memory_order_relaxed);
 	if (atomic_load_explicit(&st->slot->want, memory_order_relaxed) && room - done >= st->tx_size / 3)
 		space_found(st);
-	/* pairs with the acquire in ipc_record_read() */
-	atomic_store_explicit(&st->slot->snd_end, end + done, memory_order_release);
+	/* release: pairs with the acquire in ipc_record_read() and ipc_record_freeze() */
+	if (unlikely(!atomic_compare_exchange_strong_explicit(&st->slot->snd_end, &expected, end + done,
+							      memory_order_release, memory_order_relaxed)))
+		return -ESTALE;
 	atomic_store_explicit(&st->rung_read, atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed),
 			      memory_order_relaxed);
 	stream_ring(st);

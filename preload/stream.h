@@ -28,11 +28,12 @@ struct stream {
 /* The slot's status is IPC_FAST: take over its buffers. Returns 0, or -EPROTO if they do not lie in the memory. */
 int stream_open(struct stream *st, struct core *c, uint32_t slot);
 
-/* Copy out at most what there is. Returns bytes, 0 if there is nothing now, or -EFAULT. */
+/* Copy out at most what there is. Returns bytes, 0 if there is nothing now, -EFAULT, or -ESTALE: its record is closed. */
 ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_t flags);
 /*
  * Copy in what there is room for and tell the service. Skips the first @skip bytes of @iov.
- * @more: more will follow at once (MSG_MORE). Returns bytes, 0 if there is no room, or -EFAULT.
+ * @more: more will follow at once (MSG_MORE). Returns bytes, 0 if there is no room, -EFAULT, or -ESTALE: its record
+ * is closed, nothing of this was taken.
  */
 ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more);
 /* Ask for a ring of the context when a third of the transmit buffer is free. Returns true if it is free now. */
@@ -48,6 +49,14 @@ static inline uint32_t stream_status(const struct stream *st)
 {
 	/* pairs with the service's release store */
 	return atomic_load_explicit(&st->slot->status, memory_order_acquire);
+}
+
+/* Does the service carry it? Not if its record is closed, and its fate is open or elsewhere. */
+static inline bool stream_is_open(const struct stream *st)
+{
+	uint32_t state = IPC_STATE(stream_status(st));
+
+	return state == IPC_FAST || state == IPC_DEAD;
 }
 
 static inline uint64_t stream_unread(const struct stream *st)

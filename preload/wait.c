@@ -251,6 +251,10 @@ static bool is_over(struct sock *s, uint32_t events)
 {
 	if (!events)
 		return sock_settle(s);
+	if (sock_is_open(s) || sock_state(s) != SOCK_FAST)
+		return true;
+	if (events == WAIT_LEFT)
+		return sock_failed(s);
 	return sock_events(s, events) & (events | EPOLLERR | EPOLLHUP);
 }
 

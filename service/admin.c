@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Reports as JSON (jansson), read from the owners' views; nothing here changes any state. */
+/* Reports as JSON (jansson), read from the owners' views, and the one order: to give connections back to Linux. */
 #include "service/admin.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,13 +22,15 @@ static json_t *admin_status(const struct admin *a)
 	for (uint32_t i = 0; i < fast_threads(a->fast); i++)
 		json_array_append_new(threads,
 				      json_pack("{s:i, s:b}", "queue", (int)i, "asleep", fast_is_asleep(a->fast, i)));
-	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
-			 "version", TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
-			 a->config->exclusive ? "exclusive" : "shared", "xdp", nic->native ? "native" : "generic",
-			 "zerocopy", nic->zerocopy, "uptime_s", (json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S),
-			 "flows", "fast", (int)t.fast, "adopting", (int)t.adopting, "closing", (int)t.closing,
-			 "time_wait", (int)t.time_wait, "muted", (int)t.muted, "max", (int)a->config->max_flows, "apps",
-			 (int)t.apps, "listeners", (int)t.listeners, "threads", threads);
+	return json_pack(
+		"{s:s, s:i, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
+		"version", TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
+		a->config->exclusive ? "exclusive" : "shared", "xdp", nic->native ? "native" : "generic", "attach",
+		nic->on_demand ? "demand" : "always", "attached", nic_attachment(a->nic) == NIC_ATTACHED, "zerocopy",
+		nic->zerocopy, "uptime_s", (json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S), "flows", "fast",
+		(int)t.fast, "adopting", (int)t.adopting, "closing", (int)t.closing, "time_wait", (int)t.time_wait,
+		"muted", (int)t.muted, "max", (int)a->config->max_flows, "apps", (int)t.apps, "listeners",
+		(int)t.listeners, "threads", threads);
 }
 
 static const char *admin_state(const struct slow_flow_info *f)
@@ -41,6 +44,8 @@ static const char *admin_state(const struct slow_flow_info *f)
 		return "TIME_WAIT";
 	case CONN_REMOVING:
 		return "CLOSING";
+	case CONN_LEAVING:
+		return "LEAVING";
 	case CONN_FAST:
 	case CONN_FREE:
 		break;
@@ -134,6 +139,33 @@ static json_t *admin_stats(const struct admin *a)
 	return json_pack("{s:o}", "counters", list);
 }
 
+/* "release all", "release pid N", "release flow N" */
+static char *admin_release(const struct admin *a, const char *what)
+{
+	char *end = NULL, *text;
+	unsigned long n;
+	uint32_t released;
+	json_t *o;
+
+	if (!strcmp(what, "all")) {
+		released = slow_release_all(a->slow);
+	} else if (!strncmp(what, "pid ", 4) || !strncmp(what, "flow ", 5)) {
+		const char *number = strchr(what, ' ') + 1;
+
+		n = strtoul(number, &end, 10);
+		if (end == number || *end || n >= UINT32_MAX)
+			return NULL;
+		released = what[0] == 'p' ? slow_release_pid(a->slow, (pid_t)n)
+					  : slow_release_flow(a->slow, (uint32_t)n);
+	} else {
+		return NULL;
+	}
+	o = json_pack("{s:i}", "released", (int)released);
+	text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	json_decref(o);
+	return text;
+}
+
 char *admin_report(void *ctx, const char *request)
 {
 	static const struct {
@@ -146,6 +178,8 @@ char *admin_report(void *ctx, const char *request)
 		{"stats", admin_stats},
 	};
 
+	if (!strncmp(request, "release ", 8))
+		return admin_release(ctx, request + 8);
 	for (size_t i = 0; i < ARRAY_SIZE(reports); i++) {
 		json_t *o;
 		char *text;

@@ -15,7 +15,7 @@
 #include "service/base/compiler.h"
 #include "service/base/log.h"
 
-enum key_type { KEY_TEXT, KEY_BOOL, KEY_U32, KEY_U64, KEY_MODE, KEY_LEVEL, KEY_ADDRESS, KEY_HOST };
+enum key_type { KEY_TEXT, KEY_BOOL, KEY_U32, KEY_U64, KEY_MODE, KEY_LEVEL, KEY_ATTACH, KEY_ADDRESS, KEY_HOST };
 
 struct key {
 	const char *section, *name;
@@ -58,13 +58,17 @@ static const struct key keys[] = {
 	{"tcp", "dctcp_init_rate", KEY_U64, AT(dctcp_init_rate), 1000, GB * 16, "bytes per second"},
 	{"tcp", "dctcp_step", KEY_U64, AT(dctcp_step), 1000, GB * 16, "bytes per second"},
 	{"tcp", "dctcp_min_rate", KEY_U64, AT(dctcp_min_rate), 1000, GB * 16, "bytes per second"},
+	{"nic", "attach", KEY_ATTACH, AT(attach), 0, 0, "auto, always or demand"},
+	{"nic", "detach_ms", KEY_U32, AT(detach_ms), 0, 3600000, "milliseconds from 0 to 3600000"},
 	{"fast", "spin_us", KEY_U32, AT(spin_us), 0, 1000000, "microseconds from 0 to 1000000"},
 	{"fast", "frames", KEY_U32, AT(frames), 512, 65536, "a power of two from 512 to 65536"},
 	{"test", "fail_adopt_every", KEY_U32, AT(fail_adopt_every), 0, UINT32_MAX, "a number"},
 	{"test", "fail_adopt_step", KEY_U32, AT(fail_adopt_step), 0, 6, "a number from 0 to 6"},
 };
 
-static const char *const levels[] = {"error", "warning", "info", "debug"};
+/* Names of the values 0, 1, ... */
+static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+static const char *const attachments[] = {"auto", "always", "demand", NULL}; /* enum nic_attach */
 
 void config_default(struct config *c)
 {
@@ -91,6 +95,7 @@ void config_default(struct config *c)
 		.dctcp_init_rate = 1250000,
 		.dctcp_step = 1250000,
 		.dctcp_min_rate = 1250000,
+		.detach_ms = 10000,
 		.spin_us = 20,
 		.frames = 8192,
 	};
@@ -134,6 +139,16 @@ static int value_number(const char *text, uint64_t min, uint64_t max, uint64_t *
 		return -EINVAL;
 	*out = v;
 	return 0;
+}
+
+static int value_choice(const char *text, const char *const *names, int *out)
+{
+	for (int i = 0; names[i]; i++)
+		if (!strcmp(text, names[i])) {
+			*out = i;
+			return 0;
+		}
+	return -EINVAL;
 }
 
 static int value_text(const char *text, char *out, size_t size)
@@ -196,12 +211,9 @@ static int value_store(struct config *c, const struct key *k, const char *text)
 		*(bool *)p = !strcmp(text, "exclusive");
 		return 0;
 	case KEY_LEVEL:
-		for (size_t i = 0; i < ARRAY_SIZE(levels); i++)
-			if (!strcmp(text, levels[i])) {
-				*(int *)p = (int)i;
-				return 0;
-			}
-		return -EINVAL;
+		return value_choice(text, levels, p);
+	case KEY_ATTACH:
+		return value_choice(text, attachments, p);
 	case KEY_ADDRESS:
 		return value_address(text, c);
 	case KEY_HOST:
@@ -401,6 +413,9 @@ static void print_value(const struct config *c, const struct key *k, FILE *f)
 		return;
 	case KEY_LEVEL:
 		fprintf(f, "%s=%s\n", k->name, levels[*(const int *)p]);
+		return;
+	case KEY_ATTACH:
+		fprintf(f, "%s=%s\n", k->name, attachments[*(const int *)p]);
 		return;
 	case KEY_ADDRESS:
 		for (unsigned i = 0; i < c->addresses; i++)

@@ -49,6 +49,9 @@ struct config {
 	char congestion[16]; /* "linux": as the socket's; else a name */
 	uint32_t min_rto_ms, delack_ms, max_retries;
 	uint64_t dctcp_init_rate, dctcp_step, dctcp_min_rate; /* bytes per second */
+	/* [nic] */
+	int attach;         /* enum nic_attach */
+	uint32_t detach_ms; /* without flows for so long, XDP is detached */
 	/* [fast] */
 	uint32_t spin_us;
 	uint32_t frames;

@@ -31,6 +31,8 @@
 #include "shadow/shadow.h"
 
 #define LOOP_REQUESTS 4096
+#define STOP_LIMIT_NS (10 * NS_PER_S)   /* for giving all connections back */
+#define STOP_LOOK_NS (2 * NS_PER_MS)
 #define STOP_GRACE_NS (100 * NS_PER_MS) /* for the last segments of a stopping service */
 #define STUCK_NS (5 * NS_PER_S)
 
@@ -46,6 +48,8 @@ struct service {
 	int page_fd;
 	struct admin admin;
 	bool stopping;
+	uint64_t stop_ns;
+	int stop_timer;
 	char why[256];
 };
 
@@ -162,6 +166,7 @@ static int main_open_nic(struct service *sv, int tap_ifindex)
 	struct nic_config cfg = {
 		.ifname = sv->config.interface,
 		.mode = sv->config.exclusive ? NIC_EXCLUSIVE : NIC_SHARED,
+		.attach = (enum nic_attach)sv->config.attach,
 		.tap_ifindex = tap_ifindex,
 		.max_flows = sv->config.max_flows,
 		.frames = sv->config.frames,
@@ -273,6 +278,25 @@ static void main_stop_now(void *ctx, uint64_t now_ns)
 	loop_stop(sv->loop);
 }
 
+/* Until every connection is Linux's, or time is up. */
+static void main_stopping(void *ctx, uint64_t now_ns)
+{
+	struct service *sv = ctx;
+	uint32_t lost = 0;
+
+	if (slow_stopping(sv->slow) && now_ns - sv->stop_ns < STOP_LIMIT_NS)
+		return;
+	loop_timer_cancel(sv->loop, sv->stop_timer);
+	lost = slow_abandon(sv->slow);
+	if (lost)
+		log_warn("%u connections could not be given back to Linux and were reset", lost);
+	if (slow_longest_pause_ns(sv->slow))
+		log_info("connections given back to Linux: the longest stood still for %u us",
+			 (unsigned)(slow_longest_pause_ns(sv->slow) / NS_PER_US));
+	if (loop_timer(sv->loop, STOP_GRACE_NS, 0, main_stop_now, sv) < 0)
+		loop_stop(sv->loop);
+}
+
 static void main_signal(void *ctx, int signo)
 {
 	struct service *sv = ctx;
@@ -284,8 +308,10 @@ static void main_signal(void *ctx, int signo)
 	}
 	sv->stopping = true;
 	sd_notify(0, "STOPPING=1");
+	sv->stop_ns = clock_now_ns();
 	slow_stop(sv->slow);
-	if (loop_timer(sv->loop, STOP_GRACE_NS, 0, main_stop_now, sv) < 0)
+	sv->stop_timer = loop_timer(sv->loop, STOP_LOOK_NS, STOP_LOOK_NS, main_stopping, sv);
+	if (sv->stop_timer < 0)
 		loop_stop(sv->loop);
 }
 

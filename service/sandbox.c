@@ -3,7 +3,8 @@
  * Kept capabilities and why:
  *   CAP_NET_ADMIN   TCP_REPAIR at each adoption, nfnetlink and sock_diag queries
  *   CAP_BPF         updates of the map of flows where unprivileged bpf(2) is off
- *   CAP_SYS_PTRACE  pidfd_getfd of an application's socket, to make Linux speak for it
+ *   CAP_SYS_PTRACE  pidfd_getfd of an application's socket, to make Linux speak for it or to give it back
+ *   CAP_NET_BIND_SERVICE  giving back a connection whose local port is below 1024
  * The rest of the confinement (file system, devices, system calls) is the unit's, where systemd
  * does it before the process starts.
  */
@@ -36,7 +37,7 @@ int sandbox_limits(void)
 
 int sandbox_confine(void)
 {
-	static const unsigned keep[] = {CAP_NET_ADMIN, CAP_BPF, CAP_SYS_PTRACE};
+	static const unsigned keep[] = {CAP_NET_ADMIN, CAP_BPF, CAP_SYS_PTRACE, CAP_NET_BIND_SERVICE};
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -errno;

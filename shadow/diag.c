@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One question to NETLINK_SOCK_DIAG: what does the kernel know of the connection with this
- * 4-tuple? It sees what a descriptor does not show (is the socket of this network namespace,
+ * Questions to NETLINK_SOCK_DIAG: what does the kernel know of the connection with this
+ * 4-tuple? And the order to drop one that no process holds any more. It sees what a descriptor does not show (is the socket of this network namespace,
  * are there TCP-MD5 keys) and works without one. Main thread; the kernel answers within the
  * request, so nothing blocks.
  */
@@ -50,12 +50,12 @@ static int diag_message(const struct nlmsghdr *nlh, void *data)
 	return MNL_CB_STOP;
 }
 
-static void diag_request(struct nlmsghdr *nlh, const struct flow_key *key, int ifindex)
+static void diag_request(struct nlmsghdr *nlh, uint16_t type, const struct flow_key *key, int ifindex)
 {
 	bool v4 = ip_addr_is_v4(&key->local);
 	struct inet_diag_req_v2 *r;
 
-	nlh->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+	nlh->nlmsg_type = type;
 	nlh->nlmsg_flags = NLM_F_REQUEST;
 	r = mnl_nlmsg_put_extra_header(nlh, sizeof *r);
 	/* an IPv4 lookup finds AF_INET6 sockets with mapped addresses as well: one hash table */
@@ -88,7 +88,7 @@ int sock_diag_find(const struct flow_key *key, int ifindex, struct sock_diag *ou
 	if (!nl)
 		return -errno;
 	nlh = mnl_nlmsg_put_header(buf);
-	diag_request(nlh, key, ifindex);
+	diag_request(nlh, SOCK_DIAG_BY_FAMILY, key, ifindex);
 	if (mnl_socket_sendto(nl, nlh, nlh->nlmsg_len) < 0)
 		rc = -errno;
 	if (!rc) {
@@ -100,4 +100,44 @@ int sock_diag_find(const struct flow_key *key, int ifindex, struct sock_diag *ou
 	if (rc)
 		return rc;
 	return a.found ? 0 : -ENOENT;
+}
+
+static int diag_destroy(const struct flow_key *key, uint64_t cookie)
+{
+	char buf[MNL_SOCKET_BUFFER_SIZE] __attribute__((aligned(8)));
+	struct mnl_socket *nl = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
+	struct inet_diag_req_v2 *r;
+	struct nlmsghdr *nlh;
+	ssize_t n;
+	int rc = 0;
+
+	if (!nl)
+		return -errno;
+	nlh = mnl_nlmsg_put_header(buf);
+	diag_request(nlh, SOCK_DESTROY, key, 0);
+	nlh->nlmsg_flags |= NLM_F_ACK;
+	r = mnl_nlmsg_get_payload(nlh);
+	r->id.idiag_cookie[0] = (uint32_t)cookie;
+	r->id.idiag_cookie[1] = (uint32_t)(cookie >> 32);
+	if (mnl_socket_sendto(nl, nlh, nlh->nlmsg_len) < 0)
+		rc = -errno;
+	if (!rc) {
+		n = recv(mnl_socket_get_fd(nl), buf, sizeof buf, MSG_DONTWAIT);
+		if (n < 0 || mnl_cb_run(buf, (size_t)n, 0, 0, NULL, NULL) < 0)
+			rc = -errno;
+	}
+	mnl_socket_close(nl);
+	return rc == -ENOENT ? 0 : rc;
+}
+
+/*
+ * By its cookie: the kernel's lookup falls back to a listener on the same port, which must
+ * never be meant.
+ */
+int sock_destroy(const struct flow_key *key)
+{
+	struct sock_diag d;
+	int rc = sock_diag_find(key, 0, &d);
+
+	return rc ? (rc == -ENOENT ? 0 : rc) : diag_destroy(key, d.cookie);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * rtnetlink requests and dumps by libmnl, each on a socket of its own, so that no
+ * netlink requests and dumps by libmnl, each on a socket of its own, so that no
  * notification gets between question and answer. The kernel answers within the system
- * calls. Main thread: at start, and for the addresses after lost notifications.
+ * calls. Main thread: at start, for the addresses after lost notifications, and at a return.
  */
 #include "shadow/netlink.h"
 
@@ -26,10 +26,10 @@ struct nlmsghdr *netlink_request(void *buf, uint16_t type, uint16_t flags)
 	return nlh;
 }
 
-static int netlink_exchange(struct nlmsghdr *nlh, mnl_cb_t cb, void *ctx)
+static int netlink_exchange(int bus, struct nlmsghdr *nlh, mnl_cb_t cb, void *ctx)
 {
 	static char buf[NETLINK_BUF] __attribute__((aligned(8)));
-	struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+	struct mnl_socket *nl = mnl_socket_open2(bus, SOCK_CLOEXEC);
 	int rc = MNL_CB_OK, err = 0;
 
 	if (!nl)
@@ -47,14 +47,14 @@ static int netlink_exchange(struct nlmsghdr *nlh, mnl_cb_t cb, void *ctx)
 	return err;
 }
 
-int netlink_execute(struct nlmsghdr *nlh)
+int netlink_execute(int bus, struct nlmsghdr *nlh)
 {
 	nlh->nlmsg_flags |= NLM_F_ACK;
-	return netlink_exchange(nlh, NULL, NULL);
+	return netlink_exchange(bus, nlh, NULL, NULL);
 }
 
 int netlink_dump(struct nlmsghdr *nlh, mnl_cb_t cb, void *ctx)
 {
 	nlh->nlmsg_flags |= NLM_F_DUMP;
-	return netlink_exchange(nlh, cb, ctx);
+	return netlink_exchange(NETLINK_ROUTE, nlh, cb, ctx);
 }

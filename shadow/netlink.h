@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Within shadow/: rtnetlink requests and dumps. Main thread. */
+/* Within shadow/: netlink requests and rtnetlink dumps. Main thread. */
 #ifndef SHADOW_NETLINK_H
 #define SHADOW_NETLINK_H
 
@@ -11,8 +11,11 @@
 
 /* A header for @type in @buf (NETLINK_REQUEST bytes, aligned), with NLM_F_REQUEST and @flags. */
 struct nlmsghdr *netlink_request(void *buf, uint16_t type, uint16_t flags);
-/* Send it on a rtnetlink socket of its own and wait for the acknowledgement, which comes at once. Returns 0 or -errno. */
-int netlink_execute(struct nlmsghdr *nlh);
+/*
+ * Send it on a socket of its own on @bus (NETLINK_ROUTE, NETLINK_NETFILTER) and wait for the acknowledgement, which
+ * comes at once. Returns 0 or -errno.
+ */
+int netlink_execute(int bus, struct nlmsghdr *nlh);
 /* Send a dump request and give each message to @cb. Returns 0, -EINTR (changed meanwhile: ask again) or -errno. */
 int netlink_dump(struct nlmsghdr *nlh, mnl_cb_t cb, void *ctx);
 

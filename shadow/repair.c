@@ -14,6 +14,7 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -27,6 +28,9 @@
 #define REPAIR_OPT_USEC_TS 64   /* TCPI_OPT_USEC_TS: timestamps count microseconds (a route's feature) */
 #define REPAIR_PART_ACKED 65536 /* bytes of a segment that was acknowledged in part */
 #define TCP_STATE_ESTABLISHED 1
+#define TCP_STATE_FIN_WAIT1 4
+#define TCP_STATE_LAST_ACK 9
+#define TCP_STATE_CLOSING 11
 
 /* What must be the same in two readings in a row. */
 struct repair_counts {
@@ -122,6 +126,7 @@ static int repair_read_info(int fd, struct sock_state *st)
 	st->ts = info.tcpi_options & TCPI_OPT_TIMESTAMPS;
 	st->sack = info.tcpi_options & TCPI_OPT_SACK;
 	st->ecn = info.tcpi_options & TCPI_OPT_ECN;
+	st->wscale = info.tcpi_options & TCPI_OPT_WSCALE;
 	st->snd_wscale = info.tcpi_options & TCPI_OPT_WSCALE ? info.tcpi_snd_wscale : 0;
 	st->rcv_wscale = info.tcpi_options & TCPI_OPT_WSCALE ? info.tcpi_rcv_wscale : 0;
 	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
@@ -242,6 +247,46 @@ int sock_peek_unacked(int fd, uint8_t *buf, uint32_t size, uint32_t len)
 	rc = peek_send_queue(fd, buf, len);
 	left = repair_leave(fd, reuse, TCP_REPAIR_OFF_NO_WP);
 	return rc ? rc : left;
+}
+
+int sock_tcp_state(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof info;
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) ? -errno : info.tcpi_state;
+}
+
+int sock_peek_stray(int fd, uint32_t from, uint8_t **out)
+{
+	int unacked = 0, reuse, rc, left, state = sock_tcp_state(fd);
+	uint32_t write_seq = 0, stray;
+	uint8_t *buf;
+
+	*out = NULL;
+	if (ioctl(fd, SIOCOUTQ, &unacked))
+		return 0;
+	/* a FIN of its own that is not acknowledged counts, but is no byte of the queue */
+	unacked -= state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_CLOSING || state == TCP_STATE_LAST_ACK;
+	if (unacked <= 0)
+		return 0;
+	rc = repair_enter(fd, &reuse);
+	if (rc)
+		return rc;
+	rc = repair_seq(fd, TCP_SEND_QUEUE, &write_seq);
+	write_seq -= state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_CLOSING || state == TCP_STATE_LAST_ACK;
+	stray = MIN(write_seq - from, (uint32_t)unacked);
+	buf = !rc && seq_gt(write_seq, from) ? malloc((uint32_t)unacked) : NULL;
+	if (buf)
+		rc = peek_send_queue(fd, buf, (uint32_t)unacked);
+	left = repair_leave(fd, reuse, TCP_REPAIR_OFF_NO_WP);
+	if (rc || left || !buf) {
+		free(buf);
+		return rc ? rc : left;
+	}
+	memmove(buf, buf + ((uint32_t)unacked - stray), stray);
+	*out = buf;
+	return (int)stray;
 }
 
 int sock_discard_received(int fd, uint32_t len)

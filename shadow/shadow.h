@@ -64,7 +64,7 @@ struct sock_state {
 	uint32_t rcv_queued; /* bytes waiting in the receive queue */
 	uint16_t mss;
 	uint8_t snd_wscale, rcv_wscale;
-	bool ts, sack, ecn;
+	bool ts, sack, ecn, wscale;
 	uint32_t ts_now; /* socket's TSval clock, ms */
 	uint32_t srtt_us, rttvar_us;
 	char congestion[16];
@@ -104,8 +104,59 @@ int sock_discard_received(int fd, uint32_t len);
 int sock_make_speak(int fd);
 /* A duplicate of descriptor @fd of process @pid, checked to be the socket with @cookie. Needs CAP_SYS_PTRACE. fd or -errno. */
 int sock_fetch(pid_t pid, int fd, uint64_t cookie);
+/*
+ * The same when it is not known who holds it: every process is asked for a descriptor of this very socket, @pid
+ * first. Slow. fd or -errno.
+ */
+int sock_fetch_any(pid_t pid, const struct flow_key *key, uint64_t cookie);
+/* Drop the kernel socket of a connection that no process holds. Returns 0, also if there is none, or -errno. */
+int sock_destroy(const struct flow_key *key);
 /* Ask sock_diag about a connection: 1 if it exists and no process holds it (orphan or gone), 0 if held, -errno. */
 int sock_is_orphan(const struct flow_key *key);
+
+/* ---- the socket's half of return ---- */
+
+/* @len bytes of a circular buffer of @size bytes (a power of two), from stream offset @off on. */
+struct byte_range {
+	const uint8_t *buf;
+	uint64_t off;
+	uint32_t size, len;
+};
+
+/* A connection as it is on the wire now. Sequence numbers are the wire's. */
+struct sock_rebuild {
+	struct flow_key key;
+	bool v6; /* AF_INET6 socket */
+	uint32_t snd_una;                  /* of the first byte of `sent`, or of `unsent` */
+	uint32_t rcv_nxt;                  /* after `unread`, not counting a FIN */
+	uint32_t rcv_wnd;                  /* bytes from rcv_nxt on that were promised to the peer */
+	uint32_t snd_wnd, max_wnd, snd_wl1; /* bytes; wire sequence */
+	uint32_t mss_clamp;                /* the peer's MSS option; 0: the socket still knows */
+	uint8_t snd_wscale, rcv_wscale;
+	bool wscale, ts, sack; /* negotiated */
+	uint32_t ts_now;       /* our TSval, ms */
+	struct byte_range unread, sent, unsent, stray; /* stray: after unsent */
+	bool closing;  /* our FIN follows the last byte */
+	bool fin_sent; /* and the peer has been sent it; nothing is unsent */
+};
+
+/*
+ * Rebuild the connection in @fd, silently. The caller still holds the tuple in the map of flows
+ * and has taken the socket filter off. Returns 0 or -errno: then the socket is closed or
+ * half built, and only a reset is left.
+ */
+int sock_rebuild(int fd, const struct sock_rebuild *r);
+/* Write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */
+int sock_resume(int fd, const struct sock_rebuild *r);
+/* The TCP state of the kernel socket (TCP_ESTABLISHED = 1, ...), or -errno. */
+int sock_tcp_state(int fd);
+/*
+ * Payload that the shadow holds unacknowledged after @from (its sequence space): what somebody wrote to
+ * the kernel socket. Copied to a malloc'd buffer *@out, the caller's to free. Returns bytes, 0 or -errno.
+ */
+int sock_peek_stray(int fd, uint32_t from, uint8_t **out);
+/* Mark the connection's conntrack entry liberal: it has not seen the data. 0, also if there is none, or -errno. */
+int conntrack_liberal(const struct flow_key *key);
 
 /* ---- segments in the shadow's space ---- */
 

@@ -9,10 +9,14 @@
  */
 #include "shadow/shadow.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -236,6 +240,51 @@ int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 		return rc;
 	}
 	return got;
+}
+
+/* Descriptors of process @pid that are socket @inode: the first with @cookie. fd or -errno. */
+static int sock_fetch_from(pid_t pid, uint32_t inode, uint64_t cookie)
+{
+	char path[64], want[32], link[32];
+	struct dirent *e;
+	int fd = -ENOENT;
+	DIR *dir;
+
+	snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+	snprintf(want, sizeof want, "socket:[%u]", inode);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while (fd < 0 && (e = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), e->d_name, link, sizeof link - 1);
+
+		if (n <= 0)
+			continue;
+		link[n] = 0;
+		if (!strcmp(link, want))
+			fd = sock_fetch(pid, atoi(e->d_name), cookie);
+	}
+	closedir(dir);
+	return fd;
+}
+
+int sock_fetch_any(pid_t pid, const struct flow_key *key, uint64_t cookie)
+{
+	struct sock_diag d;
+	struct dirent *e;
+	int fd, rc = sock_diag_find(key, 0, &d);
+	DIR *dir;
+
+	if (rc || !d.inode)
+		return rc ? rc : -ENOENT;
+	fd = sock_fetch_from(pid, d.inode, cookie);
+	dir = fd < 0 ? opendir("/proc") : NULL;
+	while (dir && fd < 0 && (e = readdir(dir)))
+		if (atoi(e->d_name) > 0)
+			fd = sock_fetch_from(atoi(e->d_name), d.inode, cookie);
+	if (dir)
+		closedir(dir);
+	return fd;
 }
 
 int sock_is_orphan(const struct flow_key *key)

@@ -102,7 +102,7 @@ static int tap_link_up(const struct tap *t, const struct tap_config *cfg)
 	mnl_attr_put(nlh, IFLA_ADDRESS, sizeof cfg->mac, cfg->mac);
 	mnl_attr_put_u32(nlh, IFLA_MTU, cfg->mtu);
 	mnl_attr_put_u32(nlh, IFLA_TXQLEN, TAP_QUEUE);
-	return netlink_execute(nlh);
+	return netlink_execute(NETLINK_ROUTE, nlh);
 }
 
 /* ---- exclusive mode: it is Linux's interface ---- */
@@ -148,7 +148,7 @@ static int tap_add_address(const struct tap *t, const char *text)
 	ifa->ifa_index = (uint32_t)t->ifindex;
 	tap_put_address(nlh, IFA_LOCAL, &a);
 	tap_put_address(nlh, IFA_ADDRESS, &a);
-	return netlink_execute(nlh);
+	return netlink_execute(NETLINK_ROUTE, nlh);
 }
 
 static int tap_add_default_route(const struct tap *t, const char *gateway)
@@ -167,7 +167,7 @@ static int tap_add_default_route(const struct tap *t, const char *gateway)
 	rt->rtm_type = RTN_UNICAST;
 	tap_put_address(nlh, RTA_GATEWAY, &a);
 	mnl_attr_put_u32(nlh, RTA_OIF, (uint32_t)t->ifindex);
-	return netlink_execute(nlh);
+	return netlink_execute(NETLINK_ROUTE, nlh);
 }
 
 static int tap_configure_exclusive(const struct tap *t, const struct tap_config *cfg, char *why, unsigned why_size)

@@ -256,27 +256,28 @@ for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/nul
 stop "$service"
 sleep 0.3
 ip -n "$S" addr flush dev nic0
-ip -n "$C" neigh flush all
 start_service exclusive
 show "ip -br addr                 (on the server: the address is the TAP's, nic0 has none)"
 ip -n "$S" -br addr | grep -v '^lo' | quote
-in_ns "$S" timeout 20 tcpdump -i tapas0 -n -l --immediate-mode -c 12 'arp or (tcp and tcp[tcpflags] & tcp-syn != 0)' \
-	>"$tmp/tap.txt" 2>/dev/null &
-dump=$!
-pids+=("$dump")
 start_redis "$S" "$BUILD/tapas" run
-sleep 0.5
+# one line a packet, while the two clients connect. Their host has to ask for the server's link-layer address, unless the
+# server asks first: either way one asks and the other answers
+spawn "$S" "$tmp/tap.txt" timeout 30 tcpdump -i tapas0 -n -l --immediate-mode \
+	'arp or (tcp port 6379 and tcp[tcpflags] & tcp-syn != 0)'
+dump=$spawned
+until_true 5 grep -q "listening on" "$tmp/tap.txt" || fail "tcpdump did not start"
+ip -n "$C" neigh flush all
 if out=$(tcp_try $BAD); then fail "the denied client: $out"; else good "the denied client: $out"; fi
 if out=$(tcp_try $GOOD); then good "the admitted client: $out"; else fail "the admitted client: $out"; fi
+until_true 3 grep -q 'Flags \[S\.\]' "$tmp/tap.txt"
+stop "$dump"
+show "tcpdump -i tapas0 'arp or tcp-syn'"
+{ grep 'ARP, ' "$tmp/tap.txt" | head -2; grep 'Flags \[S' "$tmp/tap.txt" | cut -c1-100 | head -4; } | quote
+if grep -q 'ARP, Request' "$tmp/tap.txt" && grep -q 'ARP, Reply' "$tmp/tap.txt"; then good "ARP was asked and answered by Linux, through the TAP"; else fail "no ARP on the TAP"; fi
+if grep -q 'Flags \[S\.\]' "$tmp/tap.txt"; then good "SYN and SYN-ACK were Linux's, through the TAP"; else fail "no handshake on the TAP"; fi
 read -r a b <<<"$(bench "$K")"
 read -r c d <<<"$(bench "$C")"
 say "  redis-benchmark once more: Linux SET ${a:-?} GET ${b:-?}, tapas in exclusive mode SET ${c:-?} GET ${d:-?} requests/s"
-kill "$dump" 2>/dev/null
-wait "$dump" 2>/dev/null
-show "tcpdump -i tapas0 'arp or tcp-syn'"
-{ grep ARP "$tmp/tap.txt" | head -2; grep 'Flags \[S' "$tmp/tap.txt" | cut -c1-100 | head -4; } | quote
-if grep -q ARP "$tmp/tap.txt"; then good "ARP was answered by Linux, through the TAP"; else fail "no ARP on the TAP"; fi
-if grep -q 'Flags \[S\.\]' "$tmp/tap.txt"; then good "SYN and SYN-ACK were Linux's, through the TAP"; else fail "no handshake on the TAP"; fi
 
 step "8. Stop"
 for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/null; done

@@ -47,13 +47,16 @@
 	X(ADOPTED, "adopted", "connections adopted")                                            \
 	X(ADOPT_REFUSED, "adopt_refused", "adoptions refused before anything was touched")      \
 	X(ADOPT_ROLLED_BACK, "adopt_rolled_back", "adoptions rolled back")                      \
+	X(RETURNED, "returned", "connections given back to Linux")                              \
+	X(RETURN_FAILED, "return_failed", "connections lost while being given back")            \
+	X(MOVED, "moved", "connections taken over by another process")                          \
 	X(FLOW_CLOSED, "flow_closed", "FAST flows that ended")                                  \
 	X(FLOW_RESET, "flow_reset", "FAST flows that ended by RST")                             \
 	X(HEARTBEAT_SENT, "heartbeat_sent", "heartbeats injected")                              \
 	X(HEARTBEAT_ACK, "heartbeat_ack", "heartbeats that Linux answered: accepted")           \
 	X(HEARTBEAT_RST, "heartbeat_rst", "heartbeats answered by RST: rejected or killed")     \
 	X(HEARTBEAT_SILENT, "heartbeat_silent", "heartbeats without an answer")                 \
-	X(MUTED, "muted", "times a flow was silenced by Linux's verdict")                       \
+	X(SILENCED, "muted", "times a flow was silenced by Linux's verdict")                       \
 	X(UNMUTED, "unmuted", "times a silenced flow was let go on")                            \
 	X(TAP_RX, "tap_rx", "frames read from the TAP")                                         \
 	X(TAP_TX, "tap_tx", "frames written to the TAP")                                        \
@@ -63,6 +66,8 @@
 	X(SHADOW_STRAY, "shadow_stray", "payload that left a shadow socket by itself")          \
 	X(APP_CONNECTED, "app_connected", "applications that registered")                       \
 	X(APP_DISCONNECTED, "app_disconnected", "applications disconnected for bad input")      \
+	X(XDP_ATTACH, "xdp_attach", "times XDP was attached for a first connection")            \
+	X(XDP_DETACH, "xdp_detach", "times XDP was detached because there was none")            \
 	X(LINUX_CHANGE, "linux_change", "notified changes of rules, routes, addresses, neighbours")
 
 enum counter_id {

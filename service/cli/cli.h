@@ -12,6 +12,7 @@
 
 int cli_run(int argc, char **argv);
 int cli_report(int argc, char **argv); /* status, flows, listeners, stats */
+int cli_release(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_capture(int argc, char **argv);
 

@@ -23,6 +23,7 @@ static const struct command {
 	{"listeners", "[--json]", "listening sockets and when their connections are adopted", cli_report},
 	{"stats", "[--json] [-a]", "counters; -a also those that are zero", cli_report},
 	{"top", "[-n COUNT] [-d SECONDS]", "a live table of flows", cli_top},
+	{"release", "PID | flow ID | --all", "give connections back to Linux", cli_release},
 	{"capture", "[-w FILE] [-c COUNT] [FILTER]", "FAST flows' frames as pcapng, to a file or stdout", cli_capture},
 };
 

@@ -102,9 +102,9 @@ static void print_status(const json_t *o)
 	const json_t *f = json_object_get(o, "flows");
 
 	printf("tapasd %s, pid %lld, up %lld s\n", text(o, "version"), num(o, "pid"), num(o, "uptime_s"));
-	printf("interface   %s, %s mode, %s XDP%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"),
-	       text(o, "xdp"), flag(o, "zerocopy") ? ", zero copy" : "",
-	       json_array_size(json_object_get(o, "threads")));
+	printf("interface   %s, %s mode, %s XDP%s%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"),
+	       text(o, "xdp"), flag(o, "attached") ? "" : " (detached: no FAST connection)",
+	       flag(o, "zerocopy") ? ", zero copy" : "", json_array_size(json_object_get(o, "threads")));
 	printf("flows       %lld fast, %lld adopting, %lld closing, %lld in time-wait, %lld silenced; at most %lld\n",
 	       num(f, "fast"), num(f, "adopting"), num(f, "closing"), num(f, "time_wait"), num(f, "muted"),
 	       num(f, "max"));
@@ -191,6 +191,38 @@ int cli_report(int argc, char **argv)
 		print_listeners(o);
 	} else {
 		print_stats(o, all);
+	}
+	json_decref(o);
+	return fflush(stdout) ? CLI_FAILED : CLI_OK;
+}
+
+/* ---- release ---- */
+
+int cli_release(int argc, char **argv)
+{
+	const char *number = argc == 2 ? argv[1] : argc == 3 && !strcmp(argv[1], "flow") ? argv[2] : NULL;
+	bool json = argc > 2 && !strcmp(argv[argc - 1], "--json");
+	char request[64];
+	json_t *o;
+
+	if (json)
+		number = argc == 3 ? argv[1] : argc == 4 && !strcmp(argv[1], "flow") ? argv[2] : NULL;
+	if (number && !strcmp(number, "--all") && argc - json == 2) {
+		snprintf(request, sizeof request, "release all");
+	} else if (number && number[0] && number[strspn(number, "0123456789")] == 0 && strlen(number) < 10) {
+		snprintf(request, sizeof request, "release %s %s", argc - json == 2 ? "pid" : "flow", number);
+	} else {
+		cli_error("release takes a process id, \"flow\" and its id (tapas flows --json), or --all");
+		return CLI_USAGE;
+	}
+	o = cli_ask(request);
+	if (!o)
+		return CLI_FAILED;
+	if (json) {
+		json_dumpf(o, stdout, JSON_INDENT(2));
+		putchar('\n');
+	} else {
+		printf("%lld connection(s) given back to Linux\n", num(o, "released"));
 	}
 	json_decref(o);
 	return fflush(stdout) ? CLI_FAILED : CLI_OK;

@@ -11,6 +11,8 @@
 
 #include "service/fast/thread.h"
 
+static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state);
+
 /* The application took bytes: tell the peer, if the window was small and opens by enough to matter. */
 static void app_window_opened(struct fast_thread *t, struct flow *f)
 {
@@ -42,7 +44,8 @@ static void app_take_over(struct fast_thread *t, struct flow *f, const struct ip
 		app_window_opened(t, f);
 }
 
-void app_refresh(struct fast_thread *t, struct flow *f)
+/* Read the record, for the last time if @last, check it and act on it. */
+static void app_read(struct fast_thread *t, struct flow *f, bool last)
 {
 	struct app_view *a = &t->apps[f->app];
 	uint64_t acked = MIN(f->snd_una, f->snd_end);
@@ -58,7 +61,10 @@ void app_refresh(struct fast_thread *t, struct flow *f)
 
 	if (a->bad || f->flags & FLOW_DEAD)
 		return;
-	ipc_record_read(thread_slot(t, f), &rec);
+	if (last)
+		ipc_record_freeze(thread_slot(t, f), &rec);
+	else
+		ipc_record_read(thread_slot(t, f), &rec);
 	/* A send() that ran while another thread closed is late, not hostile. */
 	if (f->flags & FLOW_CLOSING && rec.snd_end > f->snd_end)
 		rec.snd_end = f->snd_end;
@@ -69,6 +75,18 @@ void app_refresh(struct fast_thread *t, struct flow *f)
 	a->bad = true;
 	thread_count(t, CNT_APP_BAD_RECORD, 1);
 	up_app(t, a, UP_APP_BAD);
+}
+
+void app_refresh(struct fast_thread *t, struct flow *f)
+{
+	app_read(t, f, false);
+}
+
+bool app_freeze(struct fast_thread *t, struct flow *f)
+{
+	app_read(t, f, true);
+	app_state(t, f, IPC_PAUSED);
+	return !t->apps[f->app].bad;
 }
 
 bool app_dirty_run(struct fast_thread *t)
@@ -111,10 +129,10 @@ static void app_ring(struct fast_thread *t, struct flow *f)
 	t->wakes[f->app / 64] |= 1ull << (f->app % 64);
 }
 
-void app_status(struct fast_thread *t, struct flow *f)
+static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state)
 {
 	struct ipc_slot *s = thread_slot(t, f);
-	uint32_t status = IPC_FAST | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
+	uint32_t status = state | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
 			  (f->flags & FLOW_DEAD ? IPC_ST_ERROR : 0) | (f->flags & FLOW_MUTED ? IPC_ST_MUTED : 0) |
 			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0);
 
@@ -123,6 +141,11 @@ void app_status(struct fast_thread *t, struct flow *f)
 	/* pairs with the application's acquire load: positions and error were stored before */
 	atomic_store_explicit(&s->status, status, memory_order_release);
 	app_ring(t, f);
+}
+
+void app_status(struct fast_thread *t, struct flow *f)
+{
+	app_state(t, f, IPC_FAST);
 }
 
 void app_delivered(struct fast_thread *t, struct flow *f)

@@ -36,9 +36,9 @@ static void install_slot(struct fast_thread *t, struct flow *f)
 	struct ipc_slot *s = thread_slot(t, f);
 
 	atomic_store_explicit(&s->snd_end, f->snd_end, memory_order_relaxed);
-	atomic_store_explicit(&s->rcv_read, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->rcv_read, f->rcv_read, memory_order_relaxed);
 	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
-	atomic_store_explicit(&s->snd_acked, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
 	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
 	app_info(t, f);
 	app_status(t, f);
@@ -85,18 +85,36 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 	timer_arm(t, f);
 }
 
-static void command_remove(struct fast_thread *t, struct flow *f)
+/* Nothing of this thread refers to the flow or its memory any more, but what @last says of it. */
+static void command_forget(struct fast_thread *t, struct flow *f, enum fast_up last)
 {
-	if (f->flags & FLOW_SEND_NOW)
-		tx_run(t, f);
 	flow_table_del(&t->table, &f->tmpl.key);
 	t->apps[f->app].slot_flow[f->slot] = 0;
 	flowset_del(&t->owned, f->id);
 	flowset_del(&t->ready, f->id);
+	f->flags &= ~FLOW_USED;
+	up_flow(t, f, last);
+}
+
+static void command_remove(struct fast_thread *t, struct flow *f)
+{
+	if (f->flags & FLOW_SEND_NOW)
+		tx_run(t, f);
 	f->up_pending = 0; /* what had not gone up does not matter any more */
 	flowset_del(&t->up_wait, f->id);
-	f->flags &= ~FLOW_USED;
-	up_flow(t, f, UP_REMOVED);
+	command_forget(t, f, UP_REMOVED);
+}
+
+/* The record first: what the application wrote until now is the flow's, whoever carries it on. */
+static void command_freeze(struct fast_thread *t, struct flow *f)
+{
+	if (!app_freeze(t, f)) {
+		flow_fail(t, f, ECONNABORTED, true, true);
+		return;
+	}
+	if (f->flags & FLOW_SEND_NOW)
+		tx_run(t, f);
+	command_forget(t, f, UP_FROZEN);
 }
 
 static void command_mute(struct fast_thread *t, struct flow *f, bool mute)
@@ -163,6 +181,9 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 		return;
 	if (cmd == CMD_REMOVE) {
 		command_remove(t, f);
+		return;
+	} else if (cmd == CMD_FREEZE) {
+		command_freeze(t, f);
 		return;
 	} else if (cmd == CMD_MUTE || cmd == CMD_UNMUTE) {
 		command_mute(t, f, cmd == CMD_MUTE);

@@ -51,16 +51,18 @@ struct flow_init {
 	uint32_t flow_id;
 	uint32_t app, slot, context; /* context: initial; follows the slot's afterwards */
 	struct wire_template tmpl;   /* key.local = us */
-	/* sender: stream offset 0 is snd_base on the wire and the oldest unacknowledged byte */
+	/* sender: stream offset 0 is snd_base on the wire */
 	uint32_t snd_base;
-	uint64_t snd_nxt;          /* offset: bytes [0, snd_nxt) are in flight */
+	uint64_t snd_una;          /* offset: the oldest unacknowledged byte; 0 at adoption */
+	uint64_t snd_nxt;          /* offset: bytes [snd_una, snd_nxt) are in flight */
 	uint64_t snd_end;          /* offset: bytes already in the transmit buffer */
 	uint32_t snd_wnd, snd_wl1; /* bytes; wire sequence */
 	uint32_t cwnd_bytes;
 	uint64_t rate_bps;
 	/* receiver: stream offset 0 is rcv_base on the wire */
 	uint32_t rcv_base;
-	uint64_t rcv_end;        /* offset: bytes already in the receive buffer */
+	uint64_t rcv_read;       /* offset: the application has taken the bytes before it; 0 at adoption */
+	uint64_t rcv_end;        /* offset: bytes [rcv_read, rcv_end) are in the receive buffer */
 	uint32_t rcv_edge;       /* wire: right edge of the window that was advertised */
 	uint64_t rx_off, tx_off; /* in the application's buffer memfd */
 	uint32_t rx_size, tx_size;
@@ -68,6 +70,9 @@ struct flow_init {
 	uint8_t snd_wscale, rcv_wscale;
 	bool ts, sack, ecn; /* negotiated by Linux */
 	bool ect;           /* congestion control wants ECN-capable transport */
+	bool fin_rcvd;      /* the peer's FIN follows rcv_end and was acknowledged */
+	bool closing;       /* our FIN follows snd_end */
+	bool fin_acked;     /* and was acknowledged */
 	uint32_t ts_recent; /* the peer's latest TSval */
 	uint32_t ts_ms;     /* our TSval now: continues the socket's clock in milliseconds */
 	uint32_t srtt_us, rttvar_us;
@@ -91,6 +96,8 @@ struct fast_app {
 enum fast_cmd {
 	CMD_INSTALL,  /* struct flow_init */
 	CMD_REMOVE,   /* struct cmd_flow: forget it; answered by UP_REMOVED after the last use of its memory */
+	CMD_FREEZE,   /* struct cmd_flow: close the application's record and forget the flow; answered by UP_FROZEN,
+			 or, if it is or thereby gets dead, by UP_FAILED alone */
 	CMD_RX_FRAME, /* a frame that was held: process as if it had just arrived */
 	CMD_TX_FRAME, /* a whole frame for the wire, as it is */
 	CMD_MUTE,
@@ -132,6 +139,7 @@ enum fast_up {
 	UP_REMOVED,   /* struct up_flow */
 	UP_APP_GONE,  /* struct up_flow: `flow_id` is the app */
 	UP_APP_BAD,   /* struct up_flow: `flow_id` is the app: record failed the check; disconnect it */
+	UP_FROZEN,    /* struct up_frozen: what CMD_FREEZE asked for; the flow's memory is the slow path's */
 };
 
 struct up_frame {
@@ -146,6 +154,24 @@ struct up_flow {
 	uint32_t flow_id;
 	uint32_t error;
 	uint32_t rcv_nxt, snd_nxt;
+};
+
+/*
+ * A flow as it stood when it was frozen. Offsets are of its streams; snd_una and snd_nxt do
+ * not count our FIN. Bytes [rcv_read, rcv_end) are in the receive buffer, [snd_una, snd_end)
+ * in the transmit buffer, of which those before snd_nxt were sent.
+ */
+struct up_frozen {
+	uint32_t flow_id;
+	bool fin_rcvd, closing, fin_sent, fin_acked;
+	uint64_t snd_una, snd_nxt, snd_end;
+	uint64_t rcv_read, rcv_end;
+	uint32_t snd_base, rcv_base;      /* wire numbers of offset 0 */
+	uint32_t rcv_wnd;                 /* bytes from rcv_end on that the peer may send */
+	uint32_t snd_wnd, max_wnd, snd_wl1;
+	uint32_t ts_recent, ts_now, srtt_us, rttvar_us, cwnd_bytes, opts;
+	uint64_t rate_bps;
+	uint16_t mss;
 };
 
 /* ---- threads ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A flow's state from what Linux had (struct flow_init): the moment of adoption. Fast
- * thread, once per flow; pure. Invariants: see flow.h; all hold when this returns 0.
+ * A flow's state from what Linux had at its adoption, or from what it was before it moved
+ * (struct flow_init). Fast thread, once per flow; pure. Invariants: see flow.h; all hold when this returns 0.
  */
 #include "service/fast/flow.h"
 
@@ -21,8 +21,9 @@ static bool flow_size_ok(uint32_t size)
 
 static bool flow_init_ok(const struct flow_init *i)
 {
-	return flow_size_ok(i->rx_size) && flow_size_ok(i->tx_size) && i->snd_nxt <= i->snd_end &&
-	       i->snd_end <= i->tx_size && i->rcv_end <= i->rx_size && i->mss && i->slot < IPC_SLOTS &&
+	return flow_size_ok(i->rx_size) && flow_size_ok(i->tx_size) && i->snd_una <= i->snd_nxt &&
+	       i->snd_nxt <= i->snd_end && i->snd_end - i->snd_una <= i->tx_size && i->rcv_read <= i->rcv_end &&
+	       i->rcv_end - i->rcv_read <= i->rx_size && i->mss && i->slot < IPC_SLOTS &&
 	       i->app < FAST_APPS && i->snd_wscale <= FLOW_WSCALE_MAX && i->rcv_wscale <= FLOW_WSCALE_MAX;
 }
 
@@ -35,7 +36,10 @@ static void flow_init_receive(struct flow *f, const struct flow_init *i)
 	f->rx_shift = (uint8_t)__builtin_ctz(i->rx_size);
 	f->rcv_wscale = i->rcv_wscale;
 	f->rcv_base = i->rcv_base;
+	f->rcv_read = i->rcv_read;
 	f->rcv_end = i->rcv_end;
+	if (i->fin_rcvd)
+		f->flags |= FLOW_FIN_RCVD;
 	f->rcv_acked = flow_rcv_nxt(f);
 	/*
 	 * Linux's buffer may have been larger than ours. A promise that cannot be kept would only
@@ -56,6 +60,7 @@ static void flow_init_transmit(struct flow *f, const struct flow_init *i, uint32
 	f->tx_shift = (uint8_t)__builtin_ctz(i->tx_size);
 	f->snd_wscale = i->snd_wscale;
 	f->snd_base = i->snd_base;
+	f->snd_una = i->snd_una;
 	f->snd_nxt = f->snd_max = i->snd_nxt;
 	f->snd_end = i->snd_end;
 	f->snd_wnd = f->max_wnd = i->snd_wnd;
@@ -68,7 +73,13 @@ static void flow_init_transmit(struct flow *f, const struct flow_init *i, uint32
 	f->tokens = 2 * f->mss;
 	f->opts = (uint16_t)i->opts;
 	rtt_init(&f->rtt, i->srtt_us, i->rttvar_us, min_rto_us);
-	if (f->snd_max)
+	if (i->closing)
+		f->flags |= FLOW_CLOSING;
+	if (i->fin_acked) {
+		f->flags |= FLOW_FIN_ACKED;
+		f->snd_una = f->snd_nxt = f->snd_max = i->snd_end + 1;
+	}
+	if (flow_in_flight(f))
 		f->rto_ns = now_ns + f->rtt.rto_us * NS_PER_US;
 }
 

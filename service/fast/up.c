@@ -32,36 +32,69 @@ void up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, co
 	t->up_news = true;
 }
 
-static bool up_event(struct fast_thread *t, enum fast_up type, const struct up_flow *e)
+static bool up_event(struct fast_thread *t, enum fast_up type, const void *e, uint32_t len)
 {
-	struct up_flow *u = recring_reserve(&t->up, type, sizeof *u);
+	void *u = recring_reserve(&t->up, type, len);
 
 	if (!u)
 		return false;
-	*u = *e;
+	memcpy(u, e, len);
 	recring_commit(&t->up);
 	t->up_news = true;
 	return true;
 }
 
-/* Events go up in the order of their numbers: FIN_RCVD, FIN_ACKED, FAILED, REMOVED. */
+static bool up_frozen(struct fast_thread *t, const struct flow *f)
+{
+	struct up_frozen z = {
+		.flow_id = f->id,
+		.fin_rcvd = f->flags & FLOW_FIN_RCVD,
+		.closing = f->flags & FLOW_CLOSING,
+		.fin_sent = f->snd_max > f->snd_end,
+		.fin_acked = f->flags & FLOW_FIN_ACKED,
+		.snd_una = MIN(f->snd_una, f->snd_end),
+		.snd_nxt = MIN(f->snd_max, f->snd_end),
+		.snd_end = f->snd_end,
+		.rcv_read = f->rcv_read,
+		.rcv_end = f->rcv_end,
+		.snd_base = f->snd_base,
+		.rcv_base = f->rcv_base,
+		.rcv_wnd = (uint32_t)(f->rcv_edge - f->rcv_end),
+		.snd_wnd = f->snd_wnd,
+		.max_wnd = f->max_wnd,
+		.snd_wl1 = f->snd_wl1,
+		.ts_recent = f->ts_recent,
+		.ts_now = flow_ts_now(f, t->now_ns),
+		.srtt_us = f->rtt.srtt_us,
+		.rttvar_us = f->rtt.rttvar_us,
+		.cwnd_bytes = f->cwnd,
+		.opts = f->opts,
+		.rate_bps = f->rate_bps,
+		.mss = f->mss,
+	};
+
+	return up_event(t, UP_FROZEN, &z, sizeof z);
+}
+
+/* Events go up in the order of their numbers: FIN_RCVD, FIN_ACKED, FAILED, and last REMOVED or FROZEN. */
 static bool up_flow_flush(struct fast_thread *t, struct flow *f)
 {
 	struct up_flow e = {f->id, f->error, flow_rcv_nxt(f), flow_snd_nxt(f)};
 
 	while (f->up_pending) {
 		uint32_t type = (uint32_t)__builtin_ctz(f->up_pending);
+		bool last = type == UP_REMOVED || type == UP_FROZEN;
 
 		f->up_pending &= (uint16_t) ~(1u << type);
-		/* After REMOVED the flow's memory is the slow path's again. */
-		if (type == UP_REMOVED)
+		/* After its last event the flow's memory is the slow path's again. */
+		if (last)
 			flowset_del(&t->up_wait, f->id);
-		if (!up_event(t, type, &e)) {
+		if (!(type == UP_FROZEN ? up_frozen(t, f) : up_event(t, type, &e, sizeof e))) {
 			f->up_pending |= (uint16_t)(1u << type);
 			flowset_add(&t->up_wait, f->id);
 			return false;
 		}
-		if (type == UP_REMOVED)
+		if (last)
 			return true;
 	}
 	return true;
@@ -84,7 +117,7 @@ static bool up_app_flush(struct fast_thread *t, struct app_view *a)
 			a->up_pending &= (uint16_t) ~(1u << UP_APP_BAD); /* too late to matter */
 			continue;
 		}
-		if (!up_event(t, type, &e))
+		if (!up_event(t, type, &e, sizeof e))
 			return false;
 		a->up_pending &= (uint16_t) ~(1u << type);
 	}

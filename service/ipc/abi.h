@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 1u
+#define IPC_ABI_VERSION 2u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -43,8 +43,9 @@ enum ipc_state {
 	IPC_ADOPTING, /* set by the application together with its ADOPT message */
 	IPC_FAST,     /* the service carries the bytes */
 	IPC_REFUSED,  /* stays in Linux, `reason` tells why; reusable */
-	IPC_RETURNED, /* given back to Linux; reusable */
+	IPC_RETURNED, /* given back to Linux, or moved to another process (`reason` is IPC_REASON_MOVED); reusable */
 	IPC_DEAD,     /* the service has finished with it; reusable */
+	IPC_PAUSED,   /* its record is closed (IPC_FROZEN): IPC_RETURNED, IPC_DEAD or IPC_FAST again will follow soon */
 };
 #define IPC_STATE(status) ((status)&0xffu)
 /* Bits of ipc_slot.status beside the state. */
@@ -52,6 +53,13 @@ enum ipc_state {
 #define IPC_ST_ERROR 0x200u     /* `error` is set; nothing more will arrive or be sent */
 #define IPC_ST_MUTED 0x400u     /* Linux's rules let nothing pass at present */
 #define IPC_ST_CLOSED_TX 0x800u /* our FIN has been queued: Linux closed the sending side */
+
+/*
+ * The service closes a record for good by setting this bit in snd_end and rcv_read, and takes
+ * what stood there as final. The application moves both by compare and exchange only, so a
+ * byte is either counted before or, when the exchange fails, was not taken: it goes another way.
+ */
+#define IPC_FROZEN (1ull << 63)
 
 /* ipc_slot.want: what the application wants to be told, beside data and errors. */
 #define IPC_WANT_SPACE 1u /* ring when snd_acked has freed a third of the transmit buffer */
@@ -136,6 +144,11 @@ struct ipc_page {
 	X(RACE, "race", "data arrived while it was being adopted")                               \
 	X(FAULT, "fault", "failed on purpose, for a test")                                       \
 	X(STOPPING, "stopping", "the service is stopping")                                       \
+	X(RELEASED, "released", "given back by the administrator (tapas release)")               \
+	X(HANDED_BACK, "handed-back", "the program used it in a way that only Linux sees")       \
+	X(STRAY, "stray", "something wrote to the socket past the library")                      \
+	X(MOVED, "moved", "another process has taken it over")                                   \
+	X(RETRY, "retry", "another transaction on it was running")                               \
 	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \
 	X(ERROR, "error", "an unexpected error of a system call")
 
@@ -166,5 +179,7 @@ struct ipc_bounds {
 };
 int ipc_record_check(const struct ipc_record *rec, const struct ipc_bounds *cur);
 void ipc_record_read(struct ipc_slot *slot, struct ipc_record *out); /* each word read once, acquire */
+/* The same, and sets IPC_FROZEN in both offsets: what is read is the last word. */
+void ipc_record_freeze(struct ipc_slot *slot, struct ipc_record *out);
 
 #endif

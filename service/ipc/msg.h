@@ -3,7 +3,7 @@
  * Control messages between applications, `tapas` and the service, over a SOCK_SEQPACKET
  * unix socket (default IPC_SOCKET_PATH). Every message is one struct ipc_msg; descriptors
  * travel beside it (SCM_RIGHTS). A client sends a request and, except for ADOPT and
- * UNLISTEN, waits for one answer. ADOPT is answered in the slot.
+ * UNLISTEN, waits for one answer. ADOPT and RETURN are answered in the slot.
  *
  * The service checks type, size and descriptors in one place (ipc_msg_check) before it
  * looks at any field; a message that fails ends that client's connection.
@@ -30,8 +30,10 @@ enum ipc_msg_type {
 			       Answered in the slot */
 	IPC_MSG_LISTEN, /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
 			       arg[0] = 1 if its connections may be adopted, [1] = exchanges, [2] = bytes before adoption */
+	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, [1] = descriptor number; fd: the socket. Give the
+			       connection back to Linux, whichever process it is FAST in */
 	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
-	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats"; answer: ADMIN, fd = memfd with JSON */
+	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats", "release ..."; answer: ADMIN, fd = memfd with JSON */
 	IPC_MSG_CAPTURE, /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
 	IPC_MSG_TYPES
 };

@@ -20,6 +20,14 @@ void ipc_record_read(struct ipc_slot *slot, struct ipc_record *out)
 	out->context = atomic_load_explicit(&slot->context, memory_order_relaxed);
 }
 
+void ipc_record_freeze(struct ipc_slot *slot, struct ipc_record *out)
+{
+	ipc_record_read(slot, out);
+	/* acquire: as above; release: pairs with the library's failed exchange, after which it looks at the status */
+	out->snd_end = atomic_fetch_or_explicit(&slot->snd_end, IPC_FROZEN, memory_order_acq_rel) & ~IPC_FROZEN;
+	out->rcv_read = atomic_fetch_or_explicit(&slot->rcv_read, IPC_FROZEN, memory_order_acq_rel) & ~IPC_FROZEN;
+}
+
 int ipc_record_check(const struct ipc_record *rec, const struct ipc_bounds *cur)
 {
 	if (rec->snd_end < cur->snd_end || rec->rcv_read < cur->rcv_read)

@@ -3,6 +3,7 @@
 #ifndef SERVICE_NIC_INTERNAL_H
 #define SERVICE_NIC_INTERNAL_H
 
+#include <pthread.h>
 #include <xdp/xsk.h>
 
 #include "service/base/compiler.h"
@@ -27,10 +28,31 @@ struct tc_attachment {
 	bool egress;
 };
 
+/* Returns 0 or -errno. May wait for some milliseconds. */
+int link_xdp_create(int ifindex, int prog_fd, bool allow_generic, bool *native, int *link_fd);
 int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool *native, int *link_fd, struct why *why);
 int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool force_clsact, struct tc_attachment *out,
 	    bool *tcx, struct why *why);
 void link_tc_remove(struct tc_attachment *a);
+
+/* ---- attach.c: the XDP link, and changing it at run time. Main thread. ---- */
+struct attach {
+	int link_fd; /* -1: not attached */
+	int event_fd;
+	int ifindex, prog_fd;
+	bool running, wanted;
+	int rc;
+	pthread_t thread;
+};
+/* May XDP come and go on a NIC of this driver? */
+bool attach_is_cheap(const char *driver);
+int attach_open(struct attach *a, int ifindex, int prog_fd);
+/* Waits for a change that runs, and detaches. */
+void attach_close(struct attach *a);
+/* See nic_attach(), nic_detach(), nic_attach_finish(). */
+int attach_start(struct attach *a, bool wanted);
+int attach_finish(struct attach *a);
+enum nic_attachment attach_state(const struct attach *a);
 
 /* ---- port.c: one AF_XDP socket with its frame pool ---- */
 struct port {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Attaching the BPF programs. Main thread, at start and stop.
+ * Attaching the BPF programs. Main thread, at start and stop; link_xdp_create() also in the
+ * thread of a change (attach.c).
  *
  * Only raw links are used, whose life is that of a descriptor, so a killed service leaves
  * nothing attached. Kernels before 6.6 have no TCX: there a clsact filter with a handle and
@@ -46,23 +47,30 @@ static void link_xdp_why(struct why *why, const struct nic_info *info, int rc, b
 		why_set(why, "%s: cannot attach XDP, neither native nor generic: %s", info->name, strerror(-rc));
 }
 
-int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool *native, int *link_fd, struct why *why)
+int link_xdp_create(int ifindex, int prog_fd, bool allow_generic, bool *native, int *link_fd)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = XDP_FLAGS_DRV_MODE);
-	int fd = bpf_link_create(prog_fd, info->ifindex, BPF_XDP, &opts);
+	int fd = bpf_link_create(prog_fd, ifindex, BPF_XDP, &opts);
 
 	*native = true;
 	if (fd < 0 && allow_generic && (fd == -EOPNOTSUPP || fd == -EINVAL || fd == -ERANGE)) {
 		*native = false;
 		opts.flags = XDP_FLAGS_SKB_MODE;
-		fd = bpf_link_create(prog_fd, info->ifindex, BPF_XDP, &opts);
+		fd = bpf_link_create(prog_fd, ifindex, BPF_XDP, &opts);
 	}
-	if (fd < 0) {
-		link_xdp_why(why, info, fd, *native);
+	if (fd < 0)
 		return fd;
-	}
 	*link_fd = fd;
 	return 0;
+}
+
+int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool *native, int *link_fd, struct why *why)
+{
+	int rc = link_xdp_create(info->ifindex, prog_fd, allow_generic, native, link_fd);
+
+	if (rc)
+		link_xdp_why(why, info, rc, *native);
+	return rc;
 }
 
 /* ---- tc ---- */

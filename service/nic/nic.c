@@ -31,7 +31,7 @@ enum { TC_EGRESS, TC_INGRESS, TC_ATTACHMENTS };
 struct nic {
 	struct nic_info info;
 	struct steer_bpf *bpf;
-	int xdp_fd;
+	struct attach xdp;
 	struct tc_attachment tc[TC_ATTACHMENTS];
 	int flows_fd, words_fd; /* the skeleton's */
 	const _Atomic uint64_t *words;
@@ -181,9 +181,10 @@ static int nic_words_open(struct nic *n, struct why *why)
 	return 0;
 }
 
-static int nic_attach(struct nic *n, const struct nic_config *cfg, struct why *why)
+static int nic_attach_all(struct nic *n, const struct nic_config *cfg, struct why *why)
 {
 	bool shared = cfg->mode == NIC_SHARED;
+	int xdp = bpf_program__fd(shared ? n->bpf->progs.xdp_shared : n->bpf->progs.xdp_exclusive);
 	char tap[IF_NAMESIZE];
 	int rc;
 
@@ -201,10 +202,17 @@ static int nic_attach(struct nic *n, const struct nic_config *cfg, struct why *w
 		rc = link_tc(cfg->tap_ifindex, tap, bpf_program__fd(n->bpf->progs.tc_egress_tap), true,
 			     cfg->force_clsact, &n->tc[TC_EGRESS], &n->info.tcx, why);
 	}
+	if (!rc)
+		rc = link_xdp(&n->info, xdp, !shared && cfg->allow_generic, &n->info.native, &n->xdp.link_fd, why);
 	if (rc)
 		return rc;
-	return link_xdp(&n->info, bpf_program__fd(shared ? n->bpf->progs.xdp_shared : n->bpf->progs.xdp_exclusive),
-			!shared && cfg->allow_generic, &n->info.native, &n->xdp_fd, why);
+	n->bpf->bss->xdp_attached = 1;
+	n->info.on_demand = shared && (cfg->attach == NIC_ATTACH_DEMAND ||
+				       (cfg->attach == NIC_ATTACH_AUTO && attach_is_cheap(n->info.driver)));
+	rc = attach_open(&n->xdp, n->info.ifindex, xdp);
+	if (rc)
+		why_set(why, "no descriptor left: %s", strerror(-rc));
+	return rc;
 }
 
 /* ---- ports ---- */
@@ -212,7 +220,7 @@ static int nic_attach(struct nic *n, const struct nic_config *cfg, struct why *w
 static int nic_open_ports(struct nic *n, const struct nic_config *cfg, struct why *why)
 {
 	int xsks = bpf_map__fd(n->bpf->maps.xsks), rc;
-	bool zerocopy = n->info.native && !cfg->force_copy;
+	bool zerocopy = n->info.native && !cfg->force_copy && !n->info.on_demand;
 
 	n->port = aligned_alloc(CACHELINE, n->info.queues * sizeof *n->port);
 	if (!n->port) {
@@ -253,7 +261,7 @@ int nic_open(const struct nic_config *cfg, struct nic **out, char *why_buf, unsi
 		why_set(&why, "no memory");
 		return -ENOMEM;
 	}
-	n->xdp_fd = n->flows_fd = n->words_fd = -1;
+	n->xdp.link_fd = n->xdp.event_fd = n->flows_fd = n->words_fd = -1;
 	n->tc[TC_EGRESS].link_fd = n->tc[TC_INGRESS].link_fd = -1;
 	n->max_flows = cfg->max_flows;
 	rc = nic_check(cfg, &n->info, &why);
@@ -264,7 +272,7 @@ int nic_open(const struct nic_config *cfg, struct nic **out, char *why_buf, unsi
 	if (!rc)
 		rc = nic_words_open(n, &why);
 	if (!rc)
-		rc = nic_attach(n, cfg, &why);
+		rc = nic_attach_all(n, cfg, &why);
 	if (!rc)
 		rc = nic_open_ports(n, cfg, &why);
 	if (rc) {
@@ -280,8 +288,7 @@ void nic_close(struct nic *n)
 	if (!n)
 		return;
 	/* first the wire: from here on every frame is Linux's */
-	if (n->xdp_fd >= 0)
-		close(n->xdp_fd);
+	attach_close(&n->xdp);
 	for (int i = 0; i < TC_ATTACHMENTS; i++)
 		link_tc_remove(&n->tc[i]);
 	for (uint32_t q = 0; q < n->ports; q++)
@@ -301,6 +308,37 @@ const struct nic_info *nic_get_info(const struct nic *n)
 struct port *nic_port(struct nic *n, uint32_t queue)
 {
 	return queue < n->ports ? &n->port[queue] : NULL;
+}
+
+/* ---- XDP on demand ---- */
+
+enum nic_attachment nic_attachment(const struct nic *n)
+{
+	return attach_state(&n->xdp);
+}
+
+int nic_attach(struct nic *n)
+{
+	return n->info.on_demand ? attach_start(&n->xdp, true) : -EOPNOTSUPP;
+}
+
+int nic_detach(struct nic *n)
+{
+	return n->info.on_demand ? attach_start(&n->xdp, false) : -EOPNOTSUPP;
+}
+
+int nic_attach_finish(struct nic *n)
+{
+	int rc = attach_finish(&n->xdp);
+
+	/* tc egress reads it; no flow is in the map before it is set, or when it is cleared */
+	n->bpf->bss->xdp_attached = attach_state(&n->xdp) == NIC_ATTACHED;
+	return rc;
+}
+
+int nic_attach_fd(const struct nic *n)
+{
+	return n->xdp.event_fd;
 }
 
 /* ---- flows and words ---- */

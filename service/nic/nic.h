@@ -19,13 +19,21 @@ enum nic_mode {
 	NIC_EXCLUSIVE, /* every frame comes to us; the TAP is Linux's interface */
 };
 
+enum nic_attach {
+	NIC_ATTACH_AUTO,   /* on demand where the driver neither drops the link nor resets queues for it */
+	NIC_ATTACH_ALWAYS, /* XDP is attached from nic_open() to nic_close(); so it is in exclusive mode */
+	NIC_ATTACH_DEMAND, /* by nic_attach() and nic_detach() */
+};
+
 struct nic_info {
 	char name[16];
+	char driver[32];
 	int ifindex;
 	uint8_t mac[6];
 	uint32_t mtu;
 	uint32_t queues; /* receive queues = ports */
 	bool native;     /* native XDP (else generic) */
+	bool on_demand;  /* XDP is attached and detached at run time; AF_XDP then copies */
 	bool zerocopy;
 	bool tcx; /* TCX links (else clsact filters, removed at stop and at the next start) */
 	bool up;
@@ -34,6 +42,7 @@ struct nic_info {
 struct nic_config {
 	const char *ifname;
 	enum nic_mode mode;
+	enum nic_attach attach;
 	int tap_ifindex;
 	uint32_t max_flows; /* entries of `flows` and of `words` */
 	uint32_t frames;    /* per port, power of two; default 8192 */
@@ -44,7 +53,7 @@ struct nic_config {
 
 struct nic;
 
-/* Read name, index, MAC, MTU and number of queues of an interface, without touching it. Returns 0 or -errno. */
+/* Read name, driver, index, MAC, MTU and number of queues of an interface, without touching it. Returns 0 or -errno. */
 int nic_probe(const char *ifname, struct nic_info *out);
 
 /*
@@ -54,6 +63,21 @@ int nic_probe(const char *ifname, struct nic_info *out);
 int nic_open(const struct nic_config *cfg, struct nic **out, char *why, unsigned why_size);
 void nic_close(struct nic *n);
 const struct nic_info *nic_get_info(const struct nic *n);
+
+/*
+ * Is XDP on the NIC? Attached by nic_open(). With on_demand it can be changed: a change
+ * takes some milliseconds, in a thread of its own; then the descriptor nic_attach_fd() is
+ * readable, and nic_attach_finish() ends the change and returns its result, 0 or -errno
+ * (-EINPROGRESS: not yet). Before flows are added it must be attached; before it is detached
+ * there must be none.
+ */
+enum nic_attachment { NIC_ATTACHED, NIC_DETACHED, NIC_ATTACHING, NIC_DETACHING };
+enum nic_attachment nic_attachment(const struct nic *n);
+/* Begin a change. Returns 0, -EALREADY, -EOPNOTSUPP (not on demand), or -errno of pthread_create(). */
+int nic_attach(struct nic *n);
+int nic_detach(struct nic *n);
+int nic_attach_finish(struct nic *n);
+int nic_attach_fd(const struct nic *n); /* owned by @n */
 
 /* The map `flows`: whose packet it is. Return 0 or -errno (-EEXIST, -ENOENT, -E2BIG: full). */
 int nic_flow_add(struct nic *n, const struct flow_key *key, uint32_t flow_id);

@@ -27,6 +27,15 @@ static uint32_t queues_ethtool(int fd, struct ifreq *ifr)
 	return ch.rx_count + ch.combined_count;
 }
 
+static void driver_name(int fd, struct ifreq *ifr, struct nic_info *out)
+{
+	struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+
+	ifr->ifr_data = (char *)&info;
+	if (!ioctl(fd, SIOCETHTOOL, ifr))
+		memccpy(out->driver, info.driver, 0, sizeof out->driver - 1);
+}
+
 static uint32_t queues_sysfs(const char *ifname)
 {
 	char path[64 + IFNAMSIZ];
@@ -62,6 +71,7 @@ static int probe_ioctls(int fd, struct ifreq *ifr, struct nic_info *out)
 	if (ioctl(fd, SIOCGIFMTU, ifr))
 		return -errno;
 	out->mtu = (uint32_t)ifr->ifr_mtu;
+	driver_name(fd, ifr, out);
 	out->queues = queues_ethtool(fd, ifr);
 	return 0;
 }

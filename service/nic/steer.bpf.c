@@ -67,6 +67,9 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
+/* Is xdp_shared on the NIC? Then there may be flows in the map. Written by the service. */
+__u32 xdp_attached;
+
 const volatile __u32 tap_ifindex;
 const volatile __u32 nic_ifindex;
 
@@ -272,6 +275,8 @@ static __always_inline int egress_is_flow(struct __sk_buff *skb)
 SEC("tc")
 int tc_egress_nic(struct __sk_buff *skb)
 {
+	if (!xdp_attached)
+		return TC_ACT_UNSPEC;
 	return egress_is_flow(skb) ? bpf_redirect(tap_ifindex, 0) : TC_ACT_UNSPEC;
 }
 

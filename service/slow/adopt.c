@@ -12,6 +12,8 @@
  *                                 installed, held frames given to it, unacknowledged bytes
  *                                 acknowledged to the shadow, so that the kernel forgets them
  *
+ * Before 1 it may have to wait until XDP is attached (demand.c).
+ *
  * Until 6 nothing has changed in the socket but its filter, so roll-back is: filter off, held
  * frames into Linux, tuple out of `flows`. An answer that acknowledges another byte than the
  * one read in 3 means that a frame slipped in between 1 and 2: the state is read again.
@@ -21,6 +23,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "service/base/addr.h"
@@ -33,6 +36,7 @@
 #define ADOPT_ATTEMPTS 4
 #define ADOPT_STEPS 6
 #define ADOPT_RETRY_NS (10 * NS_PER_MS)
+#define ADOPT_WAIT_NS NS_PER_S /* for XDP */
 
 static void adopt_refuse(struct slow *s, struct app *a, uint32_t slot, const struct flow_key *key, uint32_t reason)
 {
@@ -172,8 +176,11 @@ static void adopt_tick(void *ctx, uint64_t now_ns)
 		if (c->state != CONN_ADOPTING)
 			continue;
 		if (now_ns >= c->deadline_ns)
-			adopt_cancel(s, c, adopt_fails(s, 5) ? IPC_REASON_FAULT : IPC_REASON_SILENT);
-		else if (now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
+			adopt_cancel(s, c,
+				     c->waiting          ? IPC_REASON_BUSY
+				     : adopt_fails(s, 5) ? IPC_REASON_FAULT
+							 : IPC_REASON_SILENT);
+		else if (!c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
 			adopt_heartbeat(s, c);
 	}
 	if (!s->count[CONN_ADOPTING]) {
@@ -196,15 +203,55 @@ static struct conn *adopt_conn(struct slow *s, const struct flow_key *key)
 	return conn_new(s, key);
 }
 
+/* The connection of this very socket, if another slot already has it. */
+static struct conn *adopt_taken(struct slow *s, int fd)
+{
+	struct sockaddr_storage local, remote;
+	socklen_t len = sizeof local, rlen = sizeof remote, clen = sizeof(uint64_t);
+	struct flow_key key = {0};
+	uint64_t cookie = 0;
+	struct conn *c;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &clen) || getsockname(fd, (struct sockaddr *)&local, &len))
+		return NULL;
+	if (getpeername(fd, (struct sockaddr *)&remote, &rlen)) /* both FINs are done: it has forgotten its peer */
+		return conn_find_cookie(s, cookie);
+	if (ip_addr_from_sockaddr(&local, &key.local, &key.local_port) ||
+	    ip_addr_from_sockaddr(&remote, &key.remote, &key.remote_port))
+		return NULL;
+	c = conn_find(s, &key);
+	return c && c->cookie == cookie && c->state != CONN_TIME_WAIT ? c : NULL;
+}
+
+/* XDP is attached: the transaction proper. */
+static void adopt_go(struct slow *s, struct conn *c)
+{
+	uint32_t reason;
+
+	c->deadline_ns = s->now_ns + s->cfg->adopt_timeout_ms * NS_PER_MS;
+	nic_word_clear(s->env.nic, c->id);
+	reason = nic_flow_add(s->env.nic, &c->key, c->id) ? IPC_REASON_FULL : adopt_read(s, c);
+	if (reason)
+		adopt_cancel(s, c, reason);
+}
+
 void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd)
 {
+	struct leave_for to = {a, slot, context, opts, app_fd};
+	struct conn *c = adopt_taken(s, fd);
 	struct sock_state st = {0};
-	int examined = sock_examine(fd, &st);
-	uint32_t reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
-	struct conn *c = NULL;
+	uint32_t reason;
+	int examined;
 
-	s->adoptions++;
+	app_unpark(a, slot);
 	atomic_store_explicit(&a->shm->slot[slot].context, context, memory_order_relaxed);
+	if (c) {
+		leave_move(s, c, &to, fd);
+		return;
+	}
+	examined = sock_examine(fd, &st);
+	reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
+	s->adoptions++;
 	if (!reason) {
 		c = adopt_conn(s, &st.key);
 		if (!c)
@@ -225,17 +272,30 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 	c->fd = fd;
 	c->cookie = st.cookie;
 	c->sock = st;
-	c->deadline_ns = s->now_ns + s->cfg->adopt_timeout_ms * NS_PER_MS;
-	nic_word_clear(s->env.nic, c->id);
-	if (nic_flow_add(s->env.nic, &c->key, c->id)) {
-		adopt_cancel(s, c, IPC_REASON_FULL);
-		return;
-	}
-	reason = adopt_read(s, c);
-	if (reason)
-		adopt_cancel(s, c, reason);
-	else if (s->adopt_timer < 0)
+	c->waiting = !demand_ready(s);
+	c->deadline_ns = s->now_ns + ADOPT_WAIT_NS;
+	if (s->adopt_timer < 0)
 		s->adopt_timer = loop_timer(s->env.loop, 5 * NS_PER_MS, 5 * NS_PER_MS, adopt_tick, s);
+	if (!c->waiting)
+		adopt_go(s, c);
+}
+
+void adopt_attached(struct slow *s, int rc)
+{
+	uint32_t next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_ADOPTING || !c->waiting)
+			continue;
+		c->waiting = false;
+		if (rc)
+			adopt_cancel(s, c, IPC_REASON_BUSY);
+		else
+			adopt_go(s, c);
+	}
 }
 
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len)
@@ -277,20 +337,6 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 	conn_free(s, c);
 	adopt_refuse(s, a, slot, &key, reason);
 	app_release(s, a);
-}
-
-static void adopt_fill_slot(struct conn *c)
-{
-	struct ipc_slot *sl = &c->app->shm->slot[c->slot];
-
-	sl->rx_off = c->rx_off;
-	sl->tx_off = c->tx_off;
-	sl->rx_size = c->rx_size;
-	sl->tx_size = c->tx_size;
-	sl->flow_id = c->id;
-	sl->thread = c->thread;
-	sl->discard = 0; /* dropped from the kernel's queue here */
-	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);
 }
 
 static void adopt_install(struct slow *s, struct conn *c, const struct segment *answer)
@@ -359,7 +405,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 	shadow_template(answer, &c->tmpl);
 	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
 	c->thread = c->held ? c->held->thread : 0;
-	adopt_fill_slot(c);
+	conn_fill_slot(c);
 	adopt_install(s, c, answer);
 	conn_set_state(s, c, CONN_FAST);
 	while ((h = c->held)) {

@@ -68,6 +68,7 @@ static void app_free(struct app *a)
 	for (size_t i = 0; i < ARRAY_SIZE(a->free_bufs); i++)
 		free(a->free_bufs[i].off);
 	free(a->slot_conn);
+	free(a->parked);
 	free(a);
 }
 
@@ -302,6 +303,38 @@ void app_buffers_put(struct app *a, uint32_t size, uint64_t off)
 		a->free_bufs[k].room = room;
 	}
 	a->free_bufs[k].off[a->free_bufs[k].count++] = off;
+}
+
+void app_park(struct app *a, uint32_t slot, const struct conn *c)
+{
+	if (!a->parked)
+		a->parked = calloc(IPC_SLOTS, sizeof *a->parked);
+	if (!a->parked)
+		return; /* lost to the application until it ends */
+	a->parked[slot] = (struct parked){c->rx_off, c->tx_off, c->rx_size, c->tx_size};
+	a->nparked++;
+}
+
+void app_unpark(struct app *a, uint32_t slot)
+{
+	struct parked *p = a->parked ? &a->parked[slot] : NULL;
+
+	if (!p || (!p->rx_size && !p->tx_size))
+		return;
+	if (p->rx_size)
+		app_buffers_put(a, p->rx_size, p->rx_off);
+	if (p->tx_size)
+		app_buffers_put(a, p->tx_size, p->tx_off);
+	*p = (struct parked){0};
+	a->nparked--;
+}
+
+void app_unpark_all(struct app *a)
+{
+	for (uint32_t i = 0; i < IPC_SLOTS && a->nparked; i++)
+		if ((a->parked[i].rx_size || a->parked[i].tx_size) &&
+		    atomic_load_explicit(&a->shm->slot[i].fd_plus1, memory_order_relaxed) == 0)
+			app_unpark(a, i);
 }
 
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason)

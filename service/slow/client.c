@@ -141,13 +141,31 @@ static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg 
 	return 0;
 }
 
+static int client_return(struct slow *s, struct client *cl, const struct ipc_msg *in, int fd)
+{
+	struct leave_for asker = {.app = cl->app, .app_fd = (int)in->arg[1]};
+	uint32_t conn;
+
+	if (in->arg[0] >= IPC_SLOTS || in->arg[1] > INT_MAX)
+		return -EPROTO;
+	asker.slot = (uint32_t)in->arg[0];
+	conn = cl->app->slot_conn[asker.slot];
+	if (conn != SLOW_NONE && (s->conns[conn].app != cl->app || s->conns[conn].slot != asker.slot))
+		return -EPROTO; /* it waits for something else already */
+	leave_asked(s, &asker, fd);
+	return 0;
+}
+
 static int client_admin(struct slow *s, struct client *cl, const struct ipc_msg *in)
 {
 	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADMIN};
-	char *json = s->admin(s->admin_ctx, in->text);
 	size_t len, done = 0;
+	char *json;
 	int fd, rc;
 
+	if (!strncmp(in->text, "release", 7) && cl->uid != 0 && cl->uid != geteuid())
+		return client_refuse(cl, EPERM, "giving back other people's connections needs root");
+	json = s->admin(s->admin_ctx, in->text);
 	if (!json)
 		return client_refuse(cl, EINVAL, "the service does not know this request");
 	len = strlen(json);
@@ -204,6 +222,8 @@ static int client_message(struct slow *s, struct client *cl, const struct ipc_ms
 		return client_context(s, cl, m);
 	case IPC_MSG_ADOPT:
 		return client_adopt(s, cl, m, &fds[0]);
+	case IPC_MSG_RETURN:
+		return client_return(s, cl, m, fds[0]);
 	case IPC_MSG_LISTEN:
 		return client_listener(s, cl, m, fds[0]);
 	case IPC_MSG_UNLISTEN:

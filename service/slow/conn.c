@@ -3,7 +3,9 @@
  * The table of connections and the life of one, from ADOPTING to its end.
  *
  *   FREE -> ADOPTING -> FAST -> REMOVING -> FREE            (passive close, reset)
- *                 |                   `--> TIME_WAIT -> FREE (active close)
+ *                 |      | ^          `--> TIME_WAIT -> FREE (active close)
+ *                 |      v |
+ *                 |    LEAVING -> FREE                       (returned; or back to FAST, moved)
  *                 `--> FREE                                  (rolled back)
  *
  * The close has four facts, each learnt from somebody else: Linux closed the sending side
@@ -88,6 +90,28 @@ struct conn *conn_find(struct slow *s, const struct flow_key *key)
 	return NULL;
 }
 
+struct conn *conn_find_cookie(struct slow *s, uint64_t cookie)
+{
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = s->conns[i].list_next)
+		if (s->conns[i].cookie == cookie && s->conns[i].state != CONN_TIME_WAIT)
+			return &s->conns[i];
+	return NULL;
+}
+
+void conn_fill_slot(struct conn *c)
+{
+	struct ipc_slot *sl = &c->app->shm->slot[c->slot];
+
+	sl->rx_off = c->rx_off;
+	sl->tx_off = c->tx_off;
+	sl->rx_size = c->rx_size;
+	sl->tx_size = c->tx_size;
+	sl->flow_id = c->id;
+	sl->thread = c->thread;
+	sl->discard = 0; /* dropped from the kernel's queue here */
+	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);
+}
+
 struct conn *conn_new(struct slow *s, const struct flow_key *key)
 {
 	uint32_t id = s->free_head, *bucket = conn_bucket(s, key);
@@ -115,7 +139,7 @@ struct conn *conn_new(struct slow *s, const struct flow_key *key)
 
 void conn_set_state(struct slow *s, struct conn *c, enum conn_state state)
 {
-	static const char *const names[] = {"free", "adopting", "fast", "removing", "time-wait"};
+	static const char *const names[] = {"free", "adopting", "fast", "removing", "leaving", "time-wait"};
 
 	if (c->state != CONN_FREE)
 		s->count[c->state]--;
@@ -132,18 +156,21 @@ void conn_set_state(struct slow *s, struct conn *c, enum conn_state state)
 		c->closed_ns = s->now_ns;
 }
 
-/* Give slot and buffers back to the application. The fast thread no longer uses them. */
-static void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason)
+void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park)
 {
 	struct app *a = c->app;
 
 	if (!a)
 		return;
 	c->app = NULL;
-	if (c->rx_size)
-		app_buffers_put(a, c->rx_size, c->rx_off);
-	if (c->tx_size)
-		app_buffers_put(a, c->tx_size, c->tx_off);
+	if (park) {
+		app_park(a, c->slot, c);
+	} else {
+		if (c->rx_size)
+			app_buffers_put(a, c->rx_size, c->rx_off);
+		if (c->tx_size)
+			app_buffers_put(a, c->tx_size, c->tx_off);
+	}
 	c->rx_size = c->tx_size = 0;
 	a->slot_conn[c->slot] = SLOW_NONE;
 	a->conns--;
@@ -161,7 +188,7 @@ void conn_free(struct slow *s, struct conn *c)
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = -1;
-	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE);
+	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE, false);
 	while (*link != c->id)
 		link = &s->conns[*link].hash_next;
 	*link = c->hash_next;
@@ -174,6 +201,8 @@ void conn_free(struct slow *s, struct conn *c)
 	conn_set_state(s, c, CONN_FREE);
 	c->list_next = s->free_head;
 	s->free_head = c->id;
+	if (s->list_head == SLOW_NONE)
+		demand_empty(s);
 }
 
 void conn_command(struct slow *s, struct conn *c, enum fast_cmd cmd, uint32_t error, uint32_t value)
@@ -217,7 +246,7 @@ void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd
 	c->wire_rcv_nxt = rcv_nxt;
 	c->wire_snd_nxt = snd_nxt;
 	conn_set_state(s, c, CONN_TIME_WAIT);
-	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE);
+	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE, false);
 }
 
 void conn_progress(struct slow *s, struct conn *c)

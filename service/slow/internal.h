@@ -18,6 +18,7 @@
 #define SLOW_LEFT 1024   /* remembered refusals, for reports */
 #define SLOW_HELD 64     /* frames held per adoption */
 #define SLOW_ADOPTING 64 /* transactions at a time; further requests wait in their sockets */
+#define SLOW_LEAVING 32  /* frozen at a time, when all are given back */
 #define SLOW_NEIGHBOURS 1024
 #define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
 #define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
@@ -37,6 +38,13 @@ struct held_frame {
 	uint8_t data[];
 };
 
+/* A slot of an application that waits for the outcome. Holds the application (app.conns). */
+struct leave_for {
+	struct app *app; /* NULL: none */
+	uint32_t slot, context, opts;
+	int app_fd;
+};
+
 /*
  * A connection. `state` is written by conn_set_state() alone. Fields after the state are
  * valid from ADOPTING on; those of the adoption only in ADOPTING.
@@ -54,12 +62,20 @@ struct conn {
 	int app_fd; /* descriptor number in the application, -1: none */
 
 	/* adoption */
-	int fd; /* duplicate of the socket, closed at the end of the transaction */
+	int fd;       /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
+	bool waiting; /* for XDP to be attached: nothing has been done yet */
 	uint32_t attempts;
 	uint64_t deadline_ns;
 	struct sock_state sock;
 	struct held_frame *held, **held_tail;
 	uint32_t held_count, opts;
+
+	/* leaving the fast path (LEAVING) */
+	uint32_t leave_reason; /* enum ipc_reason, for the slot */
+	uint64_t leave_ns;
+	bool leave_refused;      /* its socket could not be had */
+	struct leave_for mover;  /* who takes it over; none: it goes back to Linux */
+	struct leave_for asker;  /* another process that waits for it to be in Linux */
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
@@ -96,6 +112,12 @@ struct conn {
 	uint32_t cc_rexmits, cc_timeouts, cc_idle;
 };
 
+/* Buffers of a slot whose connection left: a thread of the application may still be copying there. */
+struct parked {
+	uint64_t rx_off, tx_off;
+	uint32_t rx_size, tx_size; /* 0: none */
+};
+
 /* A registered application: one process with the library. */
 struct app {
 	uint32_t index;        /* in slow.apps and in the fast threads */
@@ -114,6 +136,8 @@ struct app {
 	int shm_fd, buf_fd, doorbell_fd;
 	int context_fd[IPC_CONTEXTS];
 	uint32_t *slot_conn; /* IPC_SLOTS: conn id or SLOW_NONE */
+	struct parked *parked; /* IPC_SLOTS: buffers of connections that left; NULL until the first */
+	uint32_t nparked;
 	uint32_t conns;
 	uint32_t gone_waiting; /* fast threads that have not answered CMD_APP_DEL */
 	bool dying;            /* process gone or disconnected: no new adoptions */
@@ -177,17 +201,19 @@ struct slow {
 	struct neighbour neighbours[SLOW_NEIGHBOURS];
 	uint32_t neighbours_next;
 
-	int listen_fd, listen_watch, up_watch;
+	int listen_fd, listen_watch, up_watch, attach_watch;
 	char socket_path[108];
 
 	/* timers; -1: not running */
-	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer;
+	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
+	uint64_t empty_ns; /* when the table became empty */
 	uint32_t *pending; /* conns with a heartbeat in flight */
 	uint32_t npending;
 	bool probe_all; /* a change was notified: ask for every flow */
 	uint32_t probe_cursor;
 	uint32_t *active; /* conns in the congestion loop */
 	uint32_t nactive, active_cursor;
+	uint64_t pause_max_ns; /* longest LEAVING */
 	uint64_t adoptions; /* for [test] fail_adopt_* */
 };
 
@@ -206,6 +232,11 @@ void conn_abort(struct slow *s, struct conn *c, uint32_t error);
 void conn_remove(struct slow *s, struct conn *c); /* FAST -> REMOVING */
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
 void conn_sweep(struct slow *s); /* once a second */
+struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */
+/* Give slot and buffers back to the application. The fast thread no longer uses them. @park: threads of it may. */
+void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park);
+/* What the application must know of its buffers, before the slot's status says IPC_FAST. */
+void conn_fill_slot(struct conn *c);
 
 /* down.c: to the fast threads. Commands are never lost: what a full ring can't take waits in order. */
 void down_send(struct slow *s, uint32_t thread, enum fast_cmd cmd, const void *data, uint32_t len);
@@ -225,6 +256,9 @@ void app_close_all(struct slow *s); /* the fast threads have ended */
 int app_context(struct slow *s, struct app *a, uint32_t index);
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off);
 void app_buffers_put(struct app *a, uint32_t size, uint64_t off);
+void app_park(struct app *a, uint32_t slot, const struct conn *c);
+void app_unpark(struct app *a, uint32_t slot); /* the slot is used anew */
+void app_unpark_all(struct app *a);            /* those that the application has let go of */
 /* Write a slot's final status and wake whoever waits for it. */
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason);
 
@@ -241,6 +275,30 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */
+/* XDP is attached, or (@rc) could not be: go on with the connections that wait for it. */
+void adopt_attached(struct slow *s, int rc);
+
+/* demand.c: XDP is attached while there are connections in the table */
+int demand_open(struct slow *s);
+void demand_close(struct slow *s);
+/* May an adoption begin? Else it waits for adopt_attached(). */
+bool demand_ready(struct slow *s);
+void demand_empty(struct slow *s); /* the last connection has left the table */
+
+/* leave.c */
+/*
+ * Give @c back to Linux. @fd: a duplicate of its socket, taken over, or -1: it is fetched from the process. Returns
+ * 0: begun; or -errno: it stays FAST.
+ */
+int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason);
+/* Another process holds the socket and uses it: the flow becomes its own. @fd is taken over. */
+void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int fd);
+/* An application asks that the connection be in Linux. @fd stays the caller's. */
+void leave_asked(struct slow *s, const struct leave_for *asker, int fd);
+void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z);
+void leave_failed(struct slow *s, struct conn *c); /* the flow died instead */
+/* Stopping: start as many more as may run at a time. Returns how many are still FAST or LEAVING. */
+uint32_t leave_continue(struct slow *s);
 
 /* linux.c: what Linux says about FAST flows, and what is mirrored to it */
 void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);

@@ -133,11 +133,14 @@ static void linux_template(struct slow *s, struct conn *c, const struct segment 
 static void linux_stray(struct slow *s, struct conn *c)
 {
 	counter_add(&s->counters, CNT_SHADOW_STRAY, 1);
-	if (c->failed)
+	if (c->failed || c->leave_refused)
 		return;
-	/* bytes that the application believes sent are in the wrong place: the stream can't be kept whole */
-	log_warn("pid %d wrote to descriptor %d behind the library's back: connection reset",
+	/* they are in the kernel's queue, and follow what the flow holds when it is given back */
+	log_info("pid %d wrote to descriptor %d past the library: given back to Linux",
 		 c->app ? (int)c->app->pid : 0, c->app_fd);
+	if (leave_begin(s, c, -1, IPC_REASON_STRAY) == 0)
+		return;
+	c->leave_refused = true;
 	conn_abort(s, c, ECONNABORTED);
 }
 
@@ -193,12 +196,19 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 
 	s->now_ns = loop_now_ns(s->env.loop);
 	counter_add(&s->counters, CNT_TAP_RX, 1);
-	if (wire_parse(frame, len, true, &seg) == WIRE_TCP)
+	if (wire_parse(frame, len, true, &seg) == WIRE_TCP) {
+		if (seg.flags & TCP_FIN)
+			up_drain(
+				s); /* the peer's FIN may have caused it: that one came first, and is not an active close */
 		c = conn_find(s, &seg.key);
+	}
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_from_linux(s, c, &seg, frame, len);
 	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {
 		linux_says(s, c, &seg, frame, len);
+	} else if (c && c->state == CONN_LEAVING) {
+		if (seg.flags & TCP_FIN)
+			c->local_fin = true;
 	} else if (s->cfg->exclusive) {
 		/* a SYN of Linux's for a tuple that was in TIME_WAIT here: Linux's word counts */
 		if (c && (seg.flags & TCP_SYN)) {

@@ -25,6 +25,8 @@ static void slow_turn(void *ctx)
 		down_retry(s);
 		up_drain(s);
 		congest_active(s);
+		if (s->stopping)
+			leave_continue(s);
 		if (s->probe_all)
 			verdict_ask_all(s);
 		if (more || s->probe_all)
@@ -62,11 +64,12 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 	s->admin_ctx = ctx;
 	s->listen_fd = s->listen_watch = s->up_watch = -1;
 	s->adopt_timer = s->verdict_timer = s->heartbeat_timer = s->cc_timer = s->sweep_timer = -1;
+	s->attach_watch = s->detach_timer = -1;
 	s->now_ns = clock_now_ns();
 	rc = conn_table_open(s);
 	if (!rc) {
 		s->up_watch = loop_watch(env->loop, fast_up_fd(env->fast), slow_up_readable, s);
-		rc = s->up_watch < 0 ? s->up_watch : 0;
+		rc = s->up_watch < 0 ? s->up_watch : demand_open(s);
 	}
 	if (rc) {
 		snprintf(why, why_size, "cannot make room for %u flows: %s", s->cfg->max_flows, strerror(-rc));
@@ -100,9 +103,66 @@ void slow_stop(struct slow *s)
 		next = c->list_next;
 		if (c->state == CONN_ADOPTING)
 			adopt_cancel(s, c, IPC_REASON_STOPPING);
-		else if (c->state == CONN_FAST)
-			conn_abort(s, c, ECONNABORTED);
 	}
+	leave_continue(s);
+}
+
+uint32_t slow_stopping(struct slow *s)
+{
+	return s->stopping ? leave_continue(s) : 0;
+}
+
+uint32_t slow_abandon(struct slow *s)
+{
+	uint32_t n = 0, next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_FAST || c->failed)
+			continue;
+		conn_abort(s, c, ECONNABORTED);
+		n++;
+	}
+	return n;
+}
+
+uint64_t slow_longest_pause_ns(const struct slow *s)
+{
+	return s->pause_max_ns;
+}
+
+static uint32_t slow_release(struct slow *s, bool all, pid_t pid, uint32_t id)
+{
+	uint32_t n = 0, next;
+
+	s->now_ns = clock_now_ns();
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state != CONN_FAST || c->failed || !c->app)
+			continue;
+		if (all || (pid ? c->app->pid == pid : c->id == id))
+			n += leave_begin(s, c, -1, IPC_REASON_RELEASED) == 0;
+	}
+	return n;
+}
+
+uint32_t slow_release_all(struct slow *s)
+{
+	return slow_release(s, true, 0, 0);
+}
+
+uint32_t slow_release_pid(struct slow *s, pid_t pid)
+{
+	return slow_release(s, false, pid, 0);
+}
+
+uint32_t slow_release_flow(struct slow *s, uint32_t id)
+{
+	return slow_release(s, false, 0, id);
 }
 
 void slow_close(struct slow *s)
@@ -113,6 +173,7 @@ void slow_close(struct slow *s)
 	client_close_all(s);
 	if (s->up_watch >= 0)
 		loop_unwatch(s->env.loop, s->up_watch);
+	demand_close(s);
 	down_close(s);
 	app_close_all(s);
 	conn_table_close(s);
@@ -126,7 +187,7 @@ void slow_totals(const struct slow *s, struct slow_totals *out)
 	*out = (struct slow_totals){
 		.fast = s->count[CONN_FAST],
 		.adopting = s->count[CONN_ADOPTING],
-		.closing = s->count[CONN_REMOVING],
+		.closing = s->count[CONN_REMOVING] + s->count[CONN_LEAVING],
 		.time_wait = s->count[CONN_TIME_WAIT],
 		.muted = s->muted,
 		.apps = s->napps,
@@ -164,6 +225,12 @@ static void slow_flow_live(struct slow *s, struct conn *c, slow_flow_fn *cb, voi
 	cb(ctx, &f);
 }
 
+/* Refused, or given back: with Linux. */
+static bool slow_is_left(uint32_t state)
+{
+	return state == IPC_REFUSED || state == IPC_RETURNED;
+}
+
 void slow_each_flow(struct slow *s, slow_flow_fn *cb, void *ctx)
 {
 	s->now_ns = clock_now_ns();
@@ -179,7 +246,7 @@ void slow_each_flow(struct slow *s, slow_flow_fn *cb, void *ctx)
 			continue;
 		sl = &l->app->shm->slot[l->slot];
 		fd = atomic_load_explicit(&sl->fd_plus1, memory_order_relaxed);
-		if (!fd || IPC_STATE(atomic_load_explicit(&sl->status, memory_order_relaxed)) != IPC_REFUSED)
+		if (!fd || !slow_is_left(IPC_STATE(atomic_load_explicit(&sl->status, memory_order_relaxed))))
 			continue;
 		f.fd = (int)(fd - 1);
 		f.pid = l->app->pid;

@@ -42,8 +42,18 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 void slow_set_tap(struct slow *s, struct tap *tap);
 /* The watch needs the slow path as its receiver and the slow path its address list. */
 void slow_set_watch(struct slow *s, struct watch *watch);
-/* Begin to stop: no more adoptions; live flows are reset, so that both ends know at once. */
+/* Begin to stop: no more adoptions; every live connection is given back to Linux. */
 void slow_stop(struct slow *s);
+/* How many are not there yet. */
+uint32_t slow_stopping(struct slow *s);
+/* Time is up: what is still FAST is reset, so that both ends know at once. Returns how many. */
+uint32_t slow_abandon(struct slow *s);
+/* The longest time, in ns, that a connection stood still between FAST and Linux. */
+uint64_t slow_longest_pause_ns(const struct slow *s);
+/* Give back to Linux: all connections, or those of process @pid, or flow @id. Returns how many were begun. */
+uint32_t slow_release_all(struct slow *s);
+uint32_t slow_release_pid(struct slow *s, pid_t pid);
+uint32_t slow_release_flow(struct slow *s, uint32_t id);
 void slow_close(struct slow *s);
 
 /* Callbacks for tap_open() and watch_open(); ctx is the struct slow. */
@@ -57,6 +67,7 @@ enum conn_state {
 	CONN_ADOPTING,  /* transaction running: frames are held, no flow installed */
 	CONN_FAST,      /* installed in the fast path */
 	CONN_REMOVING,  /* CMD_REMOVE sent, memory still in use by the fast thread */
+	CONN_LEAVING,   /* CMD_FREEZE sent, or frozen: frames are held until Linux or another process has it */
 	CONN_TIME_WAIT, /* no flow, no slot: answers retransmitted FINs, keeps the tuple from reuse */
 };
 

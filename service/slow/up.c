@@ -119,6 +119,7 @@ static void up_no_flow(struct slow *s, uint32_t thread, const struct up_frame *f
 	}
 	switch (c->state) {
 	case CONN_ADOPTING:
+	case CONN_LEAVING:
 		adopt_hold(s, c, thread, f->data, f->len);
 		return;
 	case CONN_FAST: /* overtaken by the installation, or the NIC chose another queue */
@@ -150,7 +151,7 @@ static void up_flow(struct slow *s, enum fast_up type, const struct up_flow *u)
 {
 	struct conn *c = u->flow_id < s->max_conns ? &s->conns[u->flow_id] : NULL;
 
-	if (!c || (c->state != CONN_FAST && c->state != CONN_REMOVING))
+	if (!c || (c->state != CONN_FAST && c->state != CONN_REMOVING && c->state != CONN_LEAVING))
 		return;
 	switch (type) {
 	case UP_FIN_RCVD:
@@ -166,6 +167,8 @@ static void up_flow(struct slow *s, enum fast_up type, const struct up_flow *u)
 		break;
 	case UP_FAILED:
 		up_failed(s, c, u->error);
+		if (c->state == CONN_LEAVING)
+			leave_failed(s, c);
 		break;
 	case UP_REMOVED:
 		if (c->state == CONN_REMOVING)
@@ -202,6 +205,10 @@ static void up_one(struct slow *s, uint32_t thread, enum fast_up type, const voi
 			if (s->apps[u->flow_id]->client)
 				client_close(s, s->apps[u->flow_id]->client);
 		}
+		return;
+	case UP_FROZEN:
+		if (u->flow_id < s->max_conns)
+			leave_frozen(s, &s->conns[u->flow_id], rec);
 		return;
 	case UP_FIN_RCVD:
 	case UP_FIN_ACKED:

@@ -148,7 +148,7 @@ void verdict_answer(struct slow *s, struct conn *c, enum verdict v)
 	if (!c->muted) {
 		c->muted = true;
 		s->muted++;
-		counter_add(&s->counters, CNT_MUTED, 1);
+		counter_add(&s->counters, CNT_SILENCED, 1);
 		conn_command(s, c, CMD_MUTE, 0, 0);
 		log_info("%s: Linux does not let it pass: silenced", flow_key_text(&c->key, text, sizeof text));
 	}
@@ -182,6 +182,9 @@ static void sweep_tick(void *ctx, uint64_t now_ns)
 
 	s->now_ns = now_ns;
 	conn_sweep(s);
+	for (uint32_t i = 0; i < FAST_APPS; i++)
+		if (s->apps[i] && s->apps[i]->nparked)
+			app_unpark_all(s->apps[i]);
 	if (s->list_head == SLOW_NONE) {
 		loop_timer_cancel(s->env.loop, s->sweep_timer);
 		s->sweep_timer = -1;

@@ -70,11 +70,11 @@ def clean(lab):
 
 def test_stop(lab):
     """SIGTERM: both ends of a live flow know at once, and nothing is left."""
-    during = traces(lab)
-    assert during["xdp"] and (during["tc"] or lab.mode == "exclusive") and "tapas0" in during["interfaces"]
     echo_server(lab)
     s = lab.connect(PORT)
     lab.adopt(s)
+    during = traces(lab)
+    assert during["xdp"] and (during["tc"] or lab.mode == "exclusive") and "tapas0" in during["interfaces"]
     assert lab.stop_service() == 0
     assert traces(lab) == dict(NOTHING, socket=False)
     s.settimeout(3)

@@ -17,6 +17,7 @@
 #include "service/base/compiler.h"
 #include "service/base/log.h"
 #include "service/config.h"
+#include "service/nic/nic.h"
 
 static char path[] = "/tmp/test_config.XXXXXX";
 static struct config config;
@@ -129,6 +130,7 @@ static void defaults(void **state)
 	assert_int_equal(c.max_apps, 256);
 	assert_true(c.app_memory == 2ull << 30);
 	assert_int_equal(c.log_level, LOG_LEVEL_INFO);
+	assert_int_equal(c.attach, NIC_ATTACH_AUTO);
 	assert_int_equal(c.ports, 0);
 	assert_int_equal(c.addresses, 0);
 	/* all but the interface is set */
@@ -147,6 +149,7 @@ static const char every_key[] = "[service]\ninterface=eth7\nmode=exclusive\nsock
 				"[shadow]\nheartbeat_ms=100\nverdict_ms=10\n"
 				"[tcp]\ncongestion=dctcp\nmin_rto_ms=1\ndelack_ms=400\nmax_retries=255\n"
 				"dctcp_init_rate=1000\ndctcp_step=2000\ndctcp_min_rate=16G\n"
+				"[nic]\nattach=demand\ndetach_ms=0\n"
 				"[fast]\nspin_us=0\nframes=512\n"
 				"[test]\nfail_adopt_every=4294967295\nfail_adopt_step=6\n"
 				"[port 1]\n"
@@ -176,6 +179,7 @@ static void every_key_is_read(void **state)
 	assert_string_equal(c->congestion, "dctcp");
 	assert_true(c->min_rto_ms == 1 && c->delack_ms == 400 && c->max_retries == 255);
 	assert_true(c->dctcp_init_rate == 1000 && c->dctcp_step == 2000 && c->dctcp_min_rate == 16ull << 30);
+	assert_true(c->attach == NIC_ATTACH_DEMAND && c->detach_ms == 0);
 	assert_true(c->spin_us == 0 && c->frames == 512);
 	assert_true(c->fail_adopt_every == UINT32_MAX && c->fail_adopt_step == 6);
 	assert_int_equal(check(), 0);
@@ -248,6 +252,8 @@ static void wrong_values_are_named(void **state)
 		{"service", "app_memory", "99999999999999999999"},
 		{"service", "rx_buffer", "8M"},
 		{"service", "log_level", "loud"},
+		{"nic", "attach", "sometimes"},
+		{"nic", "detach_ms", "3600001"},
 		{"exclusive", "tap", "a-name-of-16-chr"},
 		{"exclusive", "address", "10.0.0.1"},
 		{"exclusive", "address", "10.0.0.1/33"},

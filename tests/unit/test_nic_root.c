@@ -4,7 +4,7 @@
  * which stay Linux's, what tc egress redirects and counts, what the TAP injects, and that a
  * killed process leaves nothing attached. Skipped unless root.
  */
-/* links: service/nic/nic.c service/nic/port.c service/nic/links.c service/nic/probe.c service/base/log.c */
+/* links: service/nic/nic.c service/nic/port.c service/nic/links.c service/nic/attach.c service/nic/probe.c service/base/log.c */
 /* libs: -lxdp -lbpf */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -323,6 +323,7 @@ static void test_probe(void **state)
 	assert_int_equal(info.mtu, 1500);
 	assert_true(info.up);
 	assert_memory_equal(info.mac, mac_a, 6);
+	assert_string_equal(info.driver, "veth");
 	assert_int_equal(nic_probe("nic-none", &info), -ENODEV);
 	assert_int_equal(nic_probe("lo", &info), -EAFNOSUPPORT);
 }
@@ -533,6 +534,86 @@ static void test_transmit_full_and_down(void **state)
 	nic_close(n);
 }
 
+static bool on_nica(void)
+{
+	uint32_t id = 0;
+
+	assert_int_equal(bpf_xdp_query_id(nica_ifindex, 0, &id), 0);
+	return id;
+}
+
+static int wait_change(struct nic *n)
+{
+	struct pollfd pfd = {.fd = nic_attach_fd(n), .events = POLLIN};
+	int rc = poll(&pfd, 1, 5000);
+
+	assert_int_equal(rc, 1);
+	return nic_attach_finish(n);
+}
+
+/* Detached, every frame is Linux's, both ways; attached again, the flow's come to the same port. */
+static void test_on_demand(void **state)
+{
+	struct spec in = {.src = 4000, .dst = 80, .flags = ACK}, out = {.src = 80, .dst = 4000, .from_a = true};
+	struct flow_key k = key_of(false, 80, 4000);
+	struct nic *n;
+
+	ROOT_ONLY();
+	n = open_nic(NIC_SHARED, false);
+	assert_true(nic_get_info(n)->on_demand && !nic_get_info(n)->zerocopy);
+	assert_int_equal(nic_attachment(n), NIC_ATTACHED);
+	assert_int_equal(nic_attach(n), -EALREADY);
+	assert_int_equal(nic_attach_finish(n), -EINPROGRESS);
+	for (uint8_t i = 0; i < 10; i++) {
+		assert_int_equal(nic_detach(n), 0);
+		assert_int_equal(nic_attachment(n), NIC_DETACHING);
+		assert_int_equal(nic_attach(n), -EALREADY);
+		assert_int_equal(wait_change(n), 0);
+		assert_int_equal(nic_attachment(n), NIC_DETACHED);
+		assert_false(on_nica());
+		in.tag = out.tag = (uint8_t)(100 + 2 * i);
+		send_on(sock_b, &in);
+		assert_true(arrived(sock_a, in.tag));
+		send_on(sock_a, &out);
+		assert_true(arrived(sock_b, out.tag));
+		assert_int_equal(nic_attach(n), 0);
+		assert_int_equal(nic_attachment(n), NIC_ATTACHING);
+		assert_int_equal(wait_change(n), 0);
+		assert_true(on_nica());
+		assert_int_equal(nic_flow_add(n, &k, 3), 0);
+		in.tag = out.tag = (uint8_t)(101 + 2 * i);
+		send_on(sock_b, &in);
+		assert_true(port_gets(n, in.tag));
+		send_on(sock_a, &out);
+		assert_true(arrived(tap_fd, out.tag));
+		assert_int_equal(nic_flow_del(n, &k), 0);
+	}
+	/* closed in the middle of a change */
+	assert_int_equal(nic_detach(n), 0);
+	assert_int_equal(wait_change(n), 0);
+	assert_int_equal(nic_attach(n), 0);
+	nic_close(n);
+	assert_true(clean());
+}
+
+static void test_always(void **state)
+{
+	struct nic_config cfg = {.ifname = "nica", .tap_ifindex = tap_ifindex, .max_flows = FLOWS, .frames = 1024};
+	struct nic *n;
+
+	ROOT_ONLY();
+	cfg.attach = NIC_ATTACH_ALWAYS;
+	assert_int_equal(nic_open(&cfg, &n, why, sizeof why), 0);
+	assert_false(nic_get_info(n)->on_demand);
+	assert_int_equal(nic_detach(n), -EOPNOTSUPP);
+	nic_close(n);
+	cfg.attach = NIC_ATTACH_DEMAND;
+	cfg.mode = NIC_EXCLUSIVE;
+	assert_int_equal(nic_open(&cfg, &n, why, sizeof why), 0);
+	assert_false(nic_get_info(n)->on_demand);
+	nic_close(n);
+}
+
 static void egress_and_inject(bool clsact)
 {
 	struct nic *n = open_nic(NIC_SHARED, clsact);
@@ -736,6 +817,8 @@ int main(void)
 		cmocka_unit_test(test_receive_many),
 		cmocka_unit_test(test_transmit),
 		cmocka_unit_test(test_transmit_full_and_down),
+		cmocka_unit_test(test_on_demand),
+		cmocka_unit_test(test_always),
 		cmocka_unit_test(test_egress_tcx),
 		cmocka_unit_test(test_egress_clsact),
 		cmocka_unit_test(test_exclusive),

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * When XDP is on the NIC, where it comes and goes (see service/nic/attach.c): the first
+ * adoption asks for it and waits, and when the table of connections has been empty for
+ * [nic] detach_ms it is taken off. Connections in TIME_WAIT are in the table, so frames of
+ * theirs are still ours. Main thread.
+ *
+ * Invariant: XDP is attached, or being attached, whenever a connection is in the table; as a
+ * change cannot be stopped, a connection may come while XDP is being detached, and it is
+ * attached again after that.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "service/base/clock.h"
+#include "service/base/log.h"
+
+static bool demand_attach(struct slow *s)
+{
+	int rc = nic_attach(s->env.nic);
+
+	if (rc)
+		log_warn("cannot begin to attach XDP: %s", strerror(-rc));
+	return !rc;
+}
+
+static void demand_changed(void *ctx, int revents)
+{
+	struct slow *s = ctx;
+	int rc = nic_attach_finish(s->env.nic);
+	bool attached = nic_attachment(s->env.nic) == NIC_ATTACHED;
+
+	(void)revents;
+	if (rc == -EINPROGRESS)
+		return;
+	s->now_ns = clock_now_ns();
+	if (rc)
+		log_warn("cannot attach XDP: %s: connections stay with Linux", strerror(-rc));
+	else
+		log_debug("XDP is %s", attached ? "attached" : "detached");
+	if (!rc)
+		counter_add(&s->counters, attached ? CNT_XDP_ATTACH : CNT_XDP_DETACH, 1);
+	if (attached || rc)
+		adopt_attached(s, rc);
+	else if (s->list_head != SLOW_NONE && !demand_attach(s))
+		adopt_attached(s, -EAGAIN);
+	if (s->list_head == SLOW_NONE)
+		demand_empty(s);
+}
+
+bool demand_ready(struct slow *s)
+{
+	switch (nic_attachment(s->env.nic)) {
+	case NIC_ATTACHED:
+		return true;
+	case NIC_DETACHED:
+		demand_attach(s); /* if not, the adoption times out */
+		return false;
+	case NIC_ATTACHING:
+	case NIC_DETACHING:
+		return false;
+	}
+	return false;
+}
+
+static void demand_timer(void *ctx, uint64_t now_ns)
+{
+	struct slow *s = ctx;
+	uint64_t due_ns = s->empty_ns + s->cfg->detach_ms * NS_PER_MS;
+
+	s->detach_timer = -1;
+	if (s->list_head != SLOW_NONE || s->stopping || nic_attachment(s->env.nic) != NIC_ATTACHED)
+		return;
+	if (now_ns < due_ns)
+		s->detach_timer = loop_timer(s->env.loop, due_ns - now_ns, 0, demand_timer, s);
+	else if (nic_detach(s->env.nic))
+		demand_empty(s); /* later */
+}
+
+void demand_empty(struct slow *s)
+{
+	s->empty_ns = s->now_ns;
+	if (s->detach_timer < 0 && s->attach_watch >= 0 && !s->stopping)
+		s->detach_timer = loop_timer(s->env.loop, s->cfg->detach_ms * NS_PER_MS, 0, demand_timer, s);
+}
+
+int demand_open(struct slow *s)
+{
+	if (!nic_get_info(s->env.nic)->on_demand)
+		return 0;
+	s->attach_watch = loop_watch(s->env.loop, nic_attach_fd(s->env.nic), demand_changed, s);
+	if (s->attach_watch < 0)
+		return s->attach_watch;
+	/* it was attached to see that it can be */
+	s->empty_ns = s->now_ns;
+	if (nic_detach(s->env.nic))
+		demand_empty(s);
+	return 0;
+}
+
+void demand_close(struct slow *s)
+{
+	if (s->attach_watch >= 0)
+		loop_unwatch(s->env.loop, s->attach_watch);
+	if (s->detach_timer >= 0)
+		loop_timer_cancel(s->env.loop, s->detach_timer);
+	s->attach_watch = s->detach_timer = -1;
+}
