@@ -27,6 +27,7 @@ _Atomic bool ep_tags_used;
 static struct pool item_pool = {.size = sizeof(struct item)};
 static _Atomic(struct item *) items[ITEMS]; /* by number; an item keeps its number for ever */
 static _Atomic uint32_t items_next = 1;
+static uint32_t items_inherited; /* in a forked child: numbers below are the parent's */
 
 /* ---- items ---- */
 
@@ -146,11 +147,13 @@ static int item_kernel(struct item *it, int op)
 bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data)
 {
 	struct item *it = atomic_load_explicit(&items[tag % ITEMS], memory_order_acquire);
-	bool ours;
+	bool ours, is_child = !ep && it && tag % ITEMS < items_inherited;
 
-	if (!it || (ep && atomic_load_explicit(&it->owner, memory_order_acquire) != ep))
+	if (it && !ep) /* a number that is being closed, or reused, in another thread */
+		ep = atomic_load_explicit(&it->owner, memory_order_acquire);
+	if (!it || !ep || (!is_child && atomic_load_explicit(&it->owner, memory_order_acquire) != ep))
 		return false;
-	if (!ep) { /* a forked child with its parent's instance: our copy is of the time of the fork */
+	if (is_child) { /* its parent's instance: our copy is of the time of the fork, and nobody changes it */
 		*data = it->data;
 		return !((it->tag ^ tag) & ~(TAG_LIFE - 1));
 	}
@@ -252,6 +255,7 @@ void item_child(void)
 {
 	/* what is inherited is left as it is, for the tags of an instance that we share with the parent */
 	item_pool = (struct pool){.size = sizeof(struct item)};
+	items_inherited = atomic_load(&items_next);
 }
 
 /* ---- epoll_ctl ---- */

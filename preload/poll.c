@@ -161,6 +161,7 @@ static int set_look(struct set *set)
 		s = container_of(f, struct sock, file);
 		if (sock_settle(s) && sock_state(s) == SOCK_LINUX) {
 			set->kernel[i].fd = set->app[i].fd;
+			set->kernel[i].events = set->app[i].events;
 			continue;
 		}
 		set->kernel[i] = (struct pollfd){.fd = -1};

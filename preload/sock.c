@@ -193,14 +193,16 @@ void sock_listen(struct sock *s, int fd)
 	struct core_policy policy;
 	int saved = errno;
 
-	if (!c || (s->listener_asked && s->listen_core == c))
+	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
 		return;
-	if (!core_listen(c, fd, &policy)) {
+	if (!core_listen(c, fd, &policy) && lock_take(&s->lock)) {
 		s->policy = policy;
 		s->policy_known = true;
+		lock_drop(&s->lock);
 	}
 	s->listen_core = c;
 	s->listener_asked = true;
+	s->listener_asking = false;
 	errno = saved;
 }
 

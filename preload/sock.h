@@ -46,9 +46,10 @@ struct sock {
 	_Atomic uint64_t word;
 
 	_Atomic bool nonblock;
-	bool listener, listener_asked;
-	struct core *listen_core;  /* which service gave the policy */
-	struct core_policy policy; /* valid if policy_known */
+	bool listener;
+	_Atomic bool listener_asked, listener_asking;
+	struct core *_Atomic listen_core; /* which service gave the policy */
+	struct core_policy policy;        /* s->lock; valid if policy_known */
 	_Atomic bool policy_known;
 	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 

@@ -20,10 +20,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include "preload/libc.h"
-#include "preload/sock.h"
+#include "preload/epoll.h"
 #include "service/base/clock.h"
 
 #define THREADS 24
@@ -300,6 +301,34 @@ static bool client_once(uint64_t *seed, int fd)
 	return !memcmp(in, out, (size_t)len);
 }
 
+/* Something went wrong: what the library knows of every socket. Races with everybody; only for a human to read. */
+static void dump(void)
+{
+	for (int fd = 0; fd <= fd_top(); fd++) {
+		struct file *f = file_get(fd);
+		struct sock *s;
+		int kernel = -1;
+
+		if (!f || f->type != FILE_SOCK)
+			continue;
+		s = container_of(f, struct sock, file);
+		syscall(SYS_ioctl, fd, FIONREAD, &kernel);
+		fprintf(stderr, "fd %d state %u in_kernel %u refs %u kernel %d", fd, sock_state(s), s->in_kernel,
+			f->refs, kernel);
+		if (sock_state(s) == SOCK_FAST)
+			fprintf(stderr, " unread %llu unacked %llu status %x want %u context %u armed %u bell %d",
+				(unsigned long long)stream_unread(&s->st), (unsigned long long)stream_unacked(&s->st),
+				stream_status(&s->st), s->st.slot->want, s->context,
+				s->core->shm->context[s->context].armed,
+				bell_any(&s->core->shm->context[s->context].bell));
+		for (struct item *it = s->items; it; it = it->sock_next)
+			fprintf(stderr, " [ep %d fd %d events %x where %d queued %d disabled %d nready %u plain %u]",
+				it->ep->epfd, it->fd, it->events, it->where, it->queued, it->disabled, it->ep->nready,
+				it->ep->plain);
+		fprintf(stderr, "\n");
+	}
+}
+
 static void *client_main(void *arg)
 {
 	uint64_t seed = (uintptr_t)arg * 104729 + 3;
@@ -309,8 +338,10 @@ static void *client_main(void *arg)
 
 		for (int i = 0; i < n; i++) {
 			if (!client_once(&seed, fd)) {
-				fprintf(stderr, "hammer: no answer, or a wrong one (%s)\n", strerror(errno));
-				atomic_store(&failed, true);
+				fprintf(stderr, "hammer: descriptor %d: no answer, or a wrong one (%s)\n", fd,
+					strerror(errno));
+				if (!atomic_exchange(&failed, true))
+					dump();
 				atomic_store(&stop, true);
 				break;
 			}

@@ -29,6 +29,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -556,6 +557,103 @@ CASE(nested_poll)
 	joined(&l);
 }
 
+/* ---- instances that others use ---- */
+
+static void finish(pid_t pid)
+{
+	fflush(stdout);
+	CHECK(waitpid(pid, NULL, 0) == pid);
+}
+
+/* A child waits in the instance that it inherited, and sees what its parent has put there. */
+CASE(inherited)
+{
+	for (int i = 0; i < 4; i++) {
+		struct pair p = pair_new(), q;
+		int ep = epoll_create1(0), pp[2];
+		struct pollfd f = {.fd = ep, .events = POLLIN};
+		pid_t pid;
+
+		CHECK(!pipe(pp) && !add(ep, pp[0], EPOLLIN, 1) && !add(ep, p.s, EPOLLIN | (i & 1 ? EPOLLET : 0), 2));
+		fflush(stdout);
+		pid = fork();
+		if (!pid) {
+			pause_ms(PAUSE);
+			if (i & 2)
+				look_poll("child polls", &f, 1, LONG);
+			look("child", ep, 4, LONG);
+			fflush(stdout);
+			_exit(0);
+		}
+		look("parent", ep, 4, 2 * PAUSE); /* where it learns of it */
+		put(p.c, "a");
+		finish(pid);
+		drain(p.s);
+		look("parent", ep, 4, 0);
+		put(p.c, "b");
+		look("parent", ep, 4, LONG);
+		drain(p.s);
+		q = pair_cold();
+		CHECK(!add(ep, q.s, EPOLLIN, 3));
+		warm(q);
+		put(q.c, "c");
+		look("later", ep, 4, LONG);
+		close(p.c);
+		close(p.s);
+		close(q.c);
+		close(q.s);
+		close(ep);
+	}
+}
+
+/* A child that does not use it changes nothing. */
+CASE(inherited_unused)
+{
+	struct pair p = pair_new();
+	int ep = epoll_create1(0);
+	pid_t pid;
+
+	CHECK(!add(ep, p.s, EPOLLIN, 1));
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		close(ep);
+		_exit(0);
+	}
+	finish(pid);
+	put(p.c, "a");
+	look("parent", ep, 4, LONG);
+}
+
+/* An instance is passed to a process that does not know it. */
+CASE(passed)
+{
+	struct pair p = pair_new();
+	int ep = epoll_create1(0), un[2], copy, pp[2];
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u = {.buf = {0}};
+	char b;
+	struct iovec v = {&b, 1};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, un) && !pipe(pp) && !add(ep, p.s, EPOLLIN, 1));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &ep, sizeof(ep));
+	CHECK(sendmsg(un[0], &m, 0) == 1 && recvmsg(un[1], &m, 0) == 1);
+	memcpy(&copy, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(copy));
+	look("none", copy, 4, 0);
+	put(p.c, "a");
+	look("passed", copy, 4, LONG);
+	look("own", ep, 4, LONG);
+	drain(p.s);
+	look("none", copy, 4, 0);
+}
+
 /* ---- threads ---- */
 
 static _Atomic int woken, woken_events;
@@ -1026,6 +1124,7 @@ CASE(masks)
 	sigset_t block, open, now;
 	fd_set r;
 
+	signal(SIGCHLD, SIG_IGN);
 	handler(SIGUSR1, on_signal, 0);
 	sigemptyset(&block);
 	sigaddset(&block, SIGUSR1);
@@ -1266,6 +1365,9 @@ int main(int argc, char **argv)
 		{"starve", case_starve},
 		{"nested", case_nested},
 		{"nested_poll", case_nested_poll},
+		{"inherited", case_inherited},
+		{"inherited_unused", case_inherited_unused},
+		{"passed", case_passed},
 		{"threads", case_threads},
 		{"exclusive", case_exclusive},
 		{"closed_while_waiting", case_closed_while_waiting},
@@ -1283,7 +1385,6 @@ int main(int argc, char **argv)
 		{"idle", case_idle},
 	};
 
-	signal(SIGCHLD, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
 	alarm(0);
 	for (size_t i = 0; argc > 1 && i < sizeof(all) / sizeof(*all); i++) {
