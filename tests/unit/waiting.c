@@ -1250,6 +1250,36 @@ CASE(longjmp)
 	}
 }
 
+/* Left at any instruction of send() and recv(), the library's sections included. */
+CASE(longjmp_busy)
+{
+	struct pair p = pair_new();
+	static char b[30000];
+
+	handler(SIGALRM, on_jump, 0);
+	for (volatile int i = 0; i < 300; i++) {
+		struct itimerval t = {.it_value = {0, 200 + i * 7 % 900}};
+
+		if (sigsetjmp(out, 1))
+			continue;
+		setitimer(ITIMER_REAL, &t, NULL);
+		for (;;) {
+			(void)!send(p.c, b, sizeof(b), MSG_DONTWAIT);
+			(void)!recv(p.s, b, sizeof(b), MSG_DONTWAIT);
+		}
+	}
+	alarm_every(0);
+	for (int quiet = 0; quiet < 10; quiet++) {
+		while (recv(p.s, b, sizeof(b), MSG_DONTWAIT) > 0)
+			quiet = 0;
+		pause_ms(10);
+	}
+	printf("send %s", result((int)send(p.c, "x", 1, 0)));
+	printf(" recv %s\n", result((int)recv(p.s, b, 1, 0)));
+	printf("send %s", result((int)send(p.s, "x", 1, 0)));
+	printf(" recv %s\n", result((int)recv(p.c, b, 1, 0)));
+}
+
 /* ---- cancellation ---- */
 
 struct victim {
@@ -1381,6 +1411,7 @@ int main(int argc, char **argv)
 		{"masks", case_masks},
 		{"signals_among_wakes", case_signals_among_wakes},
 		{"longjmp", case_longjmp},
+		{"longjmp_busy", case_longjmp_busy},
 		{"cancel", case_cancel},
 		{"idle", case_idle},
 	};
