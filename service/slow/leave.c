@@ -401,7 +401,7 @@ void leave_marked(struct slow *s, uint64_t number)
 		struct conn *c = &s->conns[i];
 
 		next = c->list_next;
-		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && c->mark == number) {
+		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && number >= c->mark) {
 			c->settle = LEAVE_NOT;
 			leave_resume(s, c);
 		}
@@ -420,10 +420,11 @@ static void leave_settle_one(struct slow *s, struct conn *c)
 		leave_to_linux(s, c, &c->frozen);
 		return;
 	case LEAVE_MARK:
-		if (!late)
-			return;
-		c->settle = LEAVE_NOT;
-		leave_resume(s, c);
+		/* never without it: what the shadow had sent would be taken for the connection's */
+		if (late && tap_mark(s->tap, ++s->marks) == 0) {
+			c->mark = s->marks;
+			c->settle_ns = s->now_ns + LEAVE_SETTLE_NS;
+		}
 		return;
 	case LEAVE_FINS:
 		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE)
@@ -523,8 +524,9 @@ static void leave_to_linux(struct slow *s, struct conn *c, const struct up_froze
 	if (rc || stray < 0) {
 		nic_flow_del(s->env.nic, &c->key);
 		leave_finish(s, c, false);
-	} else if (s->cfg->exclusive && tap_mark(s->tap, ++s->marks) == 0) {
-		c->mark = s->marks;
+	} else if (s->cfg->exclusive) {
+		c->mark = ++s->marks;
+		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */
 		leave_settle(s, c, LEAVE_MARK);
 	} else {
 		leave_resume(s, c);
