@@ -5,29 +5,6 @@
 
 #include "preload/sock.h"
 
-/* Where an item's registration is. */
-enum item_where {
-	ITEM_KERNEL,
-	ITEM_USER,   /* its socket is adopted, or on the way */
-	ITEM_PARKED, /* back from USER, but disabled (ONESHOT): the application's MOD puts it into the kernel */
-};
-
-/* One membership: descriptor @fd, whose socket is @sock, in @ep. */
-struct item {
-	struct item *sock_next;               /* s->lock */
-	struct item *ready_prev, *ready_next; /* ep->lock */
-	struct item *all_prev, *all_next;     /* ep->lock */
-	struct ep *ep;
-	struct sock *sock;
-	int fd;
-	uint32_t events;
-	uint64_t data;
-	uint8_t where;
-	bool queued, tagged; /* tagged: the kernel's data is our pointer (ONESHOT) */
-	_Atomic bool disabled;
-	void *pool_link;
-};
-
 struct item_list {
 	struct item *head, *tail;
 };

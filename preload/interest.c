@@ -66,9 +66,17 @@ static struct item *item_find(const struct sock *s, const struct ep *ep, int fd)
 	return NULL;
 }
 
+static void item_put(struct item *it)
+{
+	if (it == &it->sock->first)
+		it->ep = NULL;
+	else
+		pool_put(&item_pool, it);
+}
+
 static struct item *item_add(struct sock *s, struct ep *ep, int fd)
 {
-	struct item *it = pool_get(&item_pool);
+	struct item *it = s->first.ep ? pool_get(&item_pool) : &s->first; /* mostly it is the only one */
 
 	if (!it)
 		return NULL;
@@ -77,7 +85,7 @@ static struct item *item_add(struct sock *s, struct ep *ep, int fd)
 	it->sock = s;
 	it->fd = fd;
 	if (!lock_take(&ep->lock)) {
-		pool_put(&item_pool, it);
+		item_put(it);
 		return NULL;
 	}
 	it->all_next = ep->all;
@@ -112,7 +120,7 @@ static void item_remove(struct item *it)
 	lock_drop(&ep->lock);
 	if (it->where == ITEM_USER)
 		atomic_fetch_sub_explicit(&ep->users, 1, memory_order_relaxed);
-	pool_put(&item_pool, it);
+	item_put(it);
 }
 
 static int item_kernel(struct item *it, int op)

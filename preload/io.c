@@ -71,7 +71,6 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 				 : io_send(s, rest, (int)m.msg_iovlen, flags);
 	} else if (io == IO_LINUX) {
 		n = dir == IO_IN ? libc()->recvmsg(s->fd, &m, flags) : libc()->sendmsg(s->fd, &m, flags);
-		sock_leave_kernel(s);
 	}
 	return n < 0 ? (done ? (ssize_t)done : n) : n + (ssize_t)done;
 }
@@ -141,7 +140,7 @@ static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_
 	if (!stream_is_open(&s->st))
 		n = -ESTALE;
 	else if (s->shut_wr || sock_failed(s) || (stream_status(&s->st) & IPC_ST_CLOSED_TX) ||
-	    IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+		 IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
 		n = -EPIPE;
 	else
 		n = stream_write(&s->st, iov, cnt, skip, flags & MSG_MORE);

@@ -5,7 +5,7 @@
  *
  * Adopted sockets are looked at here; the rest sleeps in one ppoll() together with this
  * thread's descriptor of wait.c, in which the sockets' contexts ring. Sockets that are still
- * Linux's count the thread as being inside the kernel (in_kernel), so they are not adopted
+ * Linux's count the thread as being inside the kernel (FILE_CALL), so they are not adopted
  * under it.
  */
 #define _GNU_SOURCE 1
@@ -45,19 +45,14 @@ static bool set_is_ours(const struct pollfd *fds, nfds_t n)
 static void set_open(struct set *set)
 {
 	for (nfds_t i = 0; i < set->n; i++) {
-		struct file *f = set->app[i].fd >= 0 ? file_get(set->app[i].fd) : NULL;
+		struct file *f = set->app[i].fd >= 0 ? file_get_more(set->app[i].fd, FILE_REF + FILE_CALL) : NULL;
 
 		set->file[i] = NULL;
 		set->kernel[i] = set->app[i];
 		if (!f)
 			continue;
-		if (f->type == FILE_SOCK) {
-			struct sock *s = container_of(f, struct sock, file);
-
-			/* full fence: pairs with the one in adopt_locked() */
-			atomic_fetch_add_explicit(&s->in_kernel, 1, memory_order_seq_cst);
-		} else if (f->type == FILE_OWN) {
-			file_put(f);
+		if (f->type == FILE_OWN) {
+			file_put_more(f, FILE_REF + FILE_CALL);
 			continue;
 		}
 		set->file[i] = f;
@@ -68,16 +63,9 @@ static void set_close(struct set *set)
 {
 	int saved = errno;
 
-	for (nfds_t i = 0; i < set->n; i++) {
-		struct file *f = set->file[i];
-
-		if (!f)
-			continue;
-		if (f->type == FILE_SOCK)
-			atomic_fetch_sub_explicit(&container_of(f, struct sock, file)->in_kernel, 1,
-						  memory_order_seq_cst);
-		file_put(f);
-	}
+	for (nfds_t i = 0; i < set->n; i++)
+		if (set->file[i])
+			file_put_more(set->file[i], FILE_REF + FILE_CALL);
 	if (set->map)
 		munmap(set->map, set->map_len);
 	errno = saved;
