@@ -445,15 +445,15 @@ int64_t fill_up(int fd)
 	int stuck = 0;
 
 	memset(block, 'f', sizeof(block));
-	while (stuck < 3) {
+	while (stuck < 13) {
 		ssize_t n = send(fd, block, stuck ? 1 : sizeof(block), MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (n > 0) {
 			total += n;
 			stuck = 0;
 		} else {
-			/* what is under way may still make room */
-			pause_ms(15);
+			/* what is under way may still make room, and the peer delays its ACK */
+			pause_ms(20);
 			stuck++;
 		}
 	}

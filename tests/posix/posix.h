@@ -93,6 +93,8 @@ extern const struct test_case *this_case;
 extern const struct test_case *const case_lists[];
 const struct test_case *matrix_read(void);
 const struct test_case *matrix_write(void);
+const struct test_case *matrix_option(void);
+extern const struct test_case *(*const case_matrices[])(void);
 
 /* ---- the connection ---- */
 
