@@ -22,7 +22,7 @@ import lab as labs  # noqa: E402
 
 CASES = os.path.join(labs.BUILD, "tests", "net", "posix_cases")
 PEER = os.path.join(labs.BUILD, "tests", "net", "posix_peer")
-JOBS = 4
+JOBS = 6
 LIMIT_S = 400
 # where a case says this on Linux, the case is wrong
 WRONG_ON_LINUX = ("cannot go on", "did not end", "ended by", "waiting for", "exit status 9", "peer command")
@@ -39,7 +39,7 @@ class Case:
 class Outcome:
     """What one run of a case left: its lines, the proof of its connections, the library's messages."""
 
-    def __init__(self, case, directory):
+    def __init__(self, case, directory, plain):
         def read(ext):
             try:
                 with open(case.path(directory, ext), errors="replace") as f:
@@ -51,6 +51,7 @@ class Outcome:
         self.messages = read("err")
         proof = read("proof")
         self.conns = [x.split() for x in proof if x.startswith("conn ")]
+        self.plain = plain
         self.ends = [x.split()[1] for x in proof if x.startswith("end ")]
 
     @property
@@ -65,6 +66,8 @@ class Comparison:
     def carried(self):
         """None if the connections went as the case says, else what is wrong."""
         t = self.tapas
+        if t.plain:
+            return None
         if self.case.stays:
             return None if not t.fast else "a connection was accelerated, though: " + self.case.stays
         if not t.conns:
@@ -113,31 +116,31 @@ def run_cases(lab, cases, subdir):
         argv = [os.path.join(labs.BUILD, "tapas"), "run", *argv]
     r = lab.server.run(argv, env=env, timeout=LIMIT_S, check=False)
     assert r.returncode == 0, "posix_cases batch: %s %s" % (r.stdout[-500:], r.stderr[-500:])
-    return {c.name: Outcome(c, directory) for c in cases}
+    return {c.name: Outcome(c, directory, lab.plain) for c in cases}
 
 
 def compare(cases, mode="shared"):
     """Runs the cases on both; returns the comparisons and the service's counters."""
     got, errors, counters = {}, [], {}
 
-    def side(where):
+    def side(name, where):
         try:
             with labs.Lab(where) as lab:
-                got[where] = run_cases(lab, cases, "cases")
+                got[name] = run_cases(lab, cases, "cases")
                 if not lab.plain:
                     assert lab.service.poll() is None, "tapasd ended by itself:\n" + lab.log()[-4000:]
                     counters.update(lab.counters())
         except BaseException as e:  # handed to the caller below
             errors.append(e)
 
-    threads = [threading.Thread(target=side, args=(x,)) for x in ("plain", mode)]
+    threads = [threading.Thread(target=side, args=x) for x in (("Linux", "plain"), ("tapas", mode))]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
     if errors:
         raise errors[0]
-    return [Comparison(c, got["plain"][c.name], got[mode][c.name]) for c in cases], counters
+    return [Comparison(c, got["Linux"][c.name], got["tapas"][c.name]) for c in cases], counters
 
 
 def check_counters(results, counters):
