@@ -54,6 +54,9 @@ class Outcome:
         self.plain = plain
         self.ends = [x.split()[1] for x in proof if x.startswith("end ")]
 
+    def wrong_on_linux(self):
+        return [x for x in self.lines if x.startswith(WRONG_ON_LINUX)]
+
     @property
     def fast(self):
         return sum(x[2] == "fast" for x in self.conns)
@@ -83,7 +86,7 @@ class Comparison:
         return list(difflib.unified_diff(self.linux.lines, self.tapas.lines, "Linux", "tapas", lineterm="", n=2))
 
     def failures(self):
-        out = ["wrong on Linux: " + x for x in self.linux.lines if x.startswith(WRONG_ON_LINUX)]
+        out = ["wrong on Linux: " + x for x in self.linux.wrong_on_linux()]
         out += self.difference()
         wrong = self.carried()
         return out + (["not carried: " + wrong] if wrong else [])
@@ -103,12 +106,21 @@ def list_cases(patterns=()):
     return [c for c in cases if not patterns or any(fnmatch.fnmatch(c.name, p) for p in patterns)]
 
 
-def run_cases(lab, cases, subdir):
+def run_cases(lab, cases):
     """All cases in one lab; returns the outcomes by name."""
-    directory = os.path.join(lab.dir, subdir)
-    os.mkdir(directory)
     ctl = os.path.join(lab.dir, "peer.sock")
     lab.spawn(lab.client, [PEER, ctl, lab.addr], ready="ready")
+    got = run_batch(lab, cases, ctl, "cases")
+    # what Linux alone must be able to do: once more for those that a busy machine held up
+    late = [c for c in cases if lab.plain and got[c.name].wrong_on_linux()]
+    if late:
+        got.update(run_batch(lab, late, ctl, "again"))
+    return got
+
+
+def run_batch(lab, cases, ctl, subdir):
+    directory = os.path.join(lab.dir, subdir)
+    os.mkdir(directory)
     env = lab.env(POSIX_CTL=ctl, POSIX_ADDR=lab.addr, POSIX_PEER_ADDR=lab.sources[0], TAPAS_VERBOSE="1",
                   POSIX_FAST="0" if lab.plain else "1", POSIX_BUILD=os.path.dirname(CASES))
     argv = [CASES, "batch", directory, JOBS, *[c.name for c in cases]]
@@ -126,7 +138,7 @@ def compare(cases, mode="shared"):
     def side(name, where):
         try:
             with labs.Lab(where) as lab:
-                got[name] = run_cases(lab, cases, "cases")
+                got[name] = run_cases(lab, cases)
                 if not lab.plain:
                     assert lab.service.poll() is None, "tapasd ended by itself:\n" + lab.log()[-4000:]
                     counters.update(lab.counters())
@@ -160,7 +172,8 @@ def table(results):
     bad = [c for c in results if c.failures()]
     out = ["# The same programs on Linux and on tapas", "",
            "Made by `make posix-table`; see `tests/posix/compare.py`. Each case runs in a process of its own, with a peer",
-           "on another host. \"fast\": the connection's bytes were carried by the service to the end of the case.", "",
+           "on another host. \"fast\": its connections were carried by the service; proved after the warm-up, and at the end",
+           "of the case once more if they are still open.", "",
            "%d cases, %d of them without difference." % (len(results), len(results) - len(bad)), "",
            "| case | what it checks | on Linux | on tapas |", "|---|---|---|---|"]
     for c in results:
