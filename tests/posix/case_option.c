@@ -277,7 +277,6 @@ static void congestion(void)
 	socklen_t len = sizeof(name);
 
 	tell(getsockopt(c->fd, IPPROTO_TCP, TCP_CONGESTION, name, &len), "TCP_CONGESTION");
-	say("%s", name);
 	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4), "set reno");
 	len = sizeof(name);
 	tell(getsockopt(c->fd, IPPROTO_TCP, TCP_CONGESTION, name, &len), "TCP_CONGESTION");
