@@ -87,6 +87,8 @@ struct test_case {
 		.name = (n), .text = (t), .run = (f), .stays = (why) \
 	}
 
+#define PAST_LIBRARY "syscall() goes past the library"
+
 extern const struct test_case *this_case;
 
 /* Each file of cases has one list; the entry without a name ends it. */
