@@ -187,7 +187,7 @@ static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tr
 static int sleep_plain(struct ep *ep, struct ep_call *call)
 {
 	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
-	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .count = &ep->plain};
+	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .refs = FILE_REF, .count = &ep->plain};
 	bool marked = false;
 	uint32_t place;
 	int n = 0, k;
@@ -215,7 +215,7 @@ static int sleep_plain(struct ep *ep, struct ep_call *call)
 /* Sleep beside it. Returns 0: look again, or -1. */
 static int sleep_apart(struct ep *ep, struct ep_call *call, const struct ep_tree *tree)
 {
-	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .count = &ep->apart};
+	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .refs = FILE_REF, .count = &ep->apart};
 	struct pollfd p[2] = {{.fd = ep_fd(ep), .events = POLLIN}, {.fd = -1, .events = POLLIN}};
 	uint32_t place;
 	int n = 0;

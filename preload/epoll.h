@@ -10,37 +10,6 @@
 
 #include "preload/sock.h"
 
-/* Where an item's registration is. */
-enum item_where {
-	ITEM_NONE,
-	ITEM_KERNEL,
-	ITEM_USER,   /* its socket is adopted, or on the way */
-	ITEM_PARKED, /* back from USER, but disabled (ONESHOT): the application's MOD puts it into the kernel */
-};
-
-/*
- * One membership: descriptor @fd, whose socket is @sock, in @ep. What says "both" is written
- * with s->lock and ep->lock held, and read with either.
- */
-struct item {
-	struct item *sock_next;               /* s->lock */
-	struct item *ready_prev, *ready_next; /* ep->lock */
-	struct item *all_prev, *all_next;     /* ep->lock */
-	struct ep *ep;                        /* both; constant while it is a member */
-	struct sock *sock;
-	int fd;
-	uint32_t events;       /* both */
-	uint64_t data;         /* both */
-	uint8_t where;         /* both */
-	bool queued;           /* ep->lock */
-	_Atomic bool disabled; /* ep->lock: ONESHOT has fired */
-	uint32_t id;           /* constant */
-	uint32_t tag;          /* both: id and generation, which changes with each registration and each life */
-	/* ep, NULL when it is free: what a tag is checked against; written with both */
-	_Atomic(struct ep *) owner;
-	void *pool_link;
-};
-
 struct item_list {
 	struct item *head, *tail;
 };
@@ -81,7 +50,7 @@ extern _Atomic bool ep_tags_used;
 /* A reference to a file that may be going: false if it has gone. Memory of files keeps its type. */
 static inline bool file_hold(struct file *f)
 {
-	uint32_t refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
+	uint64_t refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
 
 	/* pairs with the release in file_put() */
 	while (refs && !atomic_compare_exchange_weak_explicit(&f->refs, &refs, refs + 1, memory_order_acquire,

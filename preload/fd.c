@@ -88,12 +88,12 @@ void fd_start(void)
 	pthread_once(&start_once, start);
 }
 
-struct file *file_try(int fd)
+struct file *file_try(int fd, uint64_t add)
 {
 	for (;;) {
 		/* pairs with the release in fd_set_file() */
 		struct file *f = atomic_load_explicit(&fd_table[fd], memory_order_acquire);
-		uint32_t refs;
+		uint64_t refs;
 
 		if (!f)
 			return NULL;
@@ -102,14 +102,15 @@ struct file *file_try(int fd)
 			return NULL;
 		}
 		refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
-		while (refs && !atomic_compare_exchange_weak_explicit(&f->refs, &refs, refs + 1, memory_order_acquire,
+		/* full fence: FILE_CALL pairs with the one in adopt_locked() */
+		while (refs && !atomic_compare_exchange_weak_explicit(&f->refs, &refs, refs + add, memory_order_seq_cst,
 								      memory_order_relaxed))
 			;
 		if (!refs)
 			continue; /* being freed: its entry is already changing */
 		if (likely(atomic_load_explicit(&fd_table[fd], memory_order_acquire) == f))
 			return f;
-		file_put(f);
+		file_put_more(f, add);
 	}
 }
 

@@ -23,9 +23,12 @@ enum file_type { FILE_OWN, FILE_SOCK, FILE_EPOLL, FILE_LENT };
 
 struct file {
 	enum file_type type;
-	_Atomic uint32_t refs; /* descriptors, and threads inside a call */
+	_Atomic uint64_t refs; /* low half: descriptors, and threads; high half: those inside an I/O call */
 	_Atomic uint32_t fds;  /* descriptors */
 };
+
+#define FILE_REF 1ull
+#define FILE_CALL (1ull << 32) /* a thread that may be in a kernel call on a socket: it is not adopted under it */
 
 extern _Atomic(struct file *) fd_table[FD_MAX];
 extern _Atomic uint32_t *fd_here; /* 1; a forked child sees 0 */
@@ -45,16 +48,22 @@ void pool_put(struct pool *p, void *object);
 void fd_child(void);
 void sock_child(void); /* sock.c: and everything else */
 
-struct file *file_try(int fd);
+struct file *file_try(int fd, uint64_t add);
 void file_free(struct file *f);   /* last reference is gone */
 void file_closed(struct file *f); /* last descriptor is gone */
+
+/* The file of @fd with @add more on refs, or NULL if it is none of ours. A full fence if it is. */
+static inline struct file *file_get_more(int fd, uint64_t add)
+{
+	if ((unsigned)fd >= FD_MAX || !atomic_load_explicit(&fd_table[fd], memory_order_relaxed))
+		return NULL;
+	return file_try(fd, add);
+}
 
 /* The file of @fd with a reference, or NULL if it is none of ours. */
 static inline struct file *file_get(int fd)
 {
-	if ((unsigned)fd >= FD_MAX || !atomic_load_explicit(&fd_table[fd], memory_order_relaxed))
-		return NULL;
-	return file_try(fd);
+	return file_get_more(fd, FILE_REF);
 }
 
 /* Is @fd in the table at all? */
@@ -63,11 +72,16 @@ static inline bool file_get_any(int fd)
 	return (unsigned)fd < FD_MAX && atomic_load_explicit(&fd_table[fd], memory_order_relaxed);
 }
 
-static inline void file_put(struct file *f)
+static inline void file_put_more(struct file *f, uint64_t n)
 {
 	/* pairs with the reference taken in file_try(): the last one sees all uses done */
-	if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1)
+	if (atomic_fetch_sub_explicit(&f->refs, n, memory_order_acq_rel) == n)
 		file_free(f);
+}
+
+static inline void file_put(struct file *f)
+{
+	file_put_more(f, FILE_REF);
 }
 
 /* Is it a descriptor of the library itself? */

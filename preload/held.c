@@ -36,7 +36,7 @@ static void give_back(uint32_t place)
 	if (h.undo)
 		h.undo(h.arg);
 	if (h.file)
-		file_put(h.file);
+		file_put_more(h.file, h.refs);
 }
 
 static void on_exit_of_thread(void *arg)

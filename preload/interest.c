@@ -39,22 +39,28 @@ static struct item *item_find(const struct sock *s, const struct ep *ep, int fd)
 	return NULL;
 }
 
-static struct item *item_get(void)
+static void item_put(struct item *it)
 {
-	struct item *it = pool_get(&item_pool);
-
-	if (!it || it->id)
-		return it;
-	it->id = atomic_fetch_add_explicit(&items_next, 1, memory_order_relaxed);
-	if (it->id >= ITEMS) {
-		atomic_store_explicit(&items_next, ITEMS, memory_order_relaxed);
-		it->id = 0;
+	if (it == &it->sock->first)
+		it->ep = NULL;
+	else
 		pool_put(&item_pool, it);
-		return NULL;
+}
+
+/* Give @it a number for tags. ep->lock and s->lock held. */
+static bool item_number(struct item *it)
+{
+	uint32_t id = it->id ? it->id : atomic_fetch_add_explicit(&items_next, 1, memory_order_relaxed);
+
+	if (id >= ITEMS) {
+		atomic_store_explicit(&items_next, ITEMS, memory_order_relaxed);
+		return false;
 	}
-	it->tag = it->id;
-	atomic_store_explicit(&items[it->id], it, memory_order_release);
-	return it;
+	if (!it->id) {
+		it->id = it->tag = id;
+		atomic_store_explicit(&items[id], it, memory_order_release);
+	}
+	return true;
 }
 
 /* The socket's list: EXCLUSIVE ones at the end, first come first served, as in Linux's wait queues. */
@@ -70,16 +76,16 @@ static void item_link(struct sock *s, struct item *it, bool exclusive)
 
 static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
 {
-	struct item *it = item_get();
+	struct item *it = s->first.ep ? pool_get(&item_pool) : &s->first; /* mostly it is the only one */
 
 	if (!it)
 		return NULL;
+	it->sock = s;
 	if (!lock_take(&ep->lock)) {
-		pool_put(&item_pool, it);
+		item_put(it);
 		return NULL;
 	}
 	it->ep = ep;
-	it->sock = s;
 	it->fd = fd;
 	it->events = ev->events;
 	it->data = ev->data.u64;
@@ -121,7 +127,7 @@ void item_remove(struct item *it)
 	atomic_store_explicit(&it->owner, NULL, memory_order_release);
 	ep_unkick(ep);
 	lock_drop(&ep->lock);
-	pool_put(&item_pool, it);
+	item_put(it);
 }
 
 /* Register it in the kernel's set. ep->lock and s->lock held. */
@@ -133,6 +139,10 @@ static int item_kernel(struct item *it, int op)
 	if (atomic_load_explicit(&fd_table[fd], memory_order_relaxed) != &it->sock->file)
 		fd = it->sock->fd; /* closed, while a duplicate lives */
 	if (it->events & EPOLLONESHOT) {
+		if (!item_number(it)) {
+			errno = ENOMEM;
+			return -1;
+		}
 		it->tag = (it->tag & ~((TAG_LIFE - 1) ^ (TAG_REG - 1))) | ((it->tag + TAG_REG) & (TAG_LIFE - 1));
 		ev.data.u64 = EP_TAG | it->tag;
 		atomic_store_explicit(&it->sock->tagged, true, memory_order_relaxed);

@@ -71,7 +71,6 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 				 : io_send(s, rest, (int)m.msg_iovlen, flags);
 	} else if (io == IO_LINUX) {
 		n = dir == IO_IN ? libc()->recvmsg(s->fd, &m, flags) : libc()->sendmsg(s->fd, &m, flags);
-		sock_leave_kernel(s);
 	}
 	return n < 0 ? (done ? (ssize_t)done : n) : n + (ssize_t)done;
 }

@@ -5,10 +5,10 @@
  *
  * Adopted sockets are looked at here; the rest sleeps in one ppoll() together with this
  * thread's descriptor of wait.c, in which the sockets' contexts ring. Sockets that are still
- * Linux's count the thread as being inside the kernel (in_kernel), so they are not adopted
+ * Linux's count the thread as being inside the kernel (FILE_CALL), so they are not adopted
  * under it. Epoll instances are looked at by the kernel; nest.c sees to it that they are true.
  *
- * Invariant: what is held (references, in_kernel) lies in memory of its own, recorded in held.c.
+ * Invariant: what is held (references and FILE_CALL) lies in memory of its own, recorded in held.c.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
@@ -82,12 +82,8 @@ static void set_undo(void *arg)
 	for (nfds_t i = 0; i < m->n; i++) {
 		struct file *f = m->file[i];
 
-		if (!f)
-			continue;
-		if (f->type == FILE_SOCK)
-			atomic_fetch_sub_explicit(&container_of(f, struct sock, file)->in_kernel, 1,
-						  memory_order_seq_cst);
-		file_put(f);
+		if (f)
+			file_put_more(f, FILE_REF + FILE_CALL);
 	}
 	m->n = 0;
 	if (m->len == PAGE && !kept)
@@ -118,18 +114,14 @@ static bool set_is_ours(const struct pollfd *fds, nfds_t n)
 static void set_open(struct set *set)
 {
 	for (nfds_t i = 0; i < set->n; i++) {
-		struct file *f = set->app[i].fd >= 0 ? file_get(set->app[i].fd) : NULL;
+		struct file *f = set->app[i].fd >= 0 ? file_get_more(set->app[i].fd, FILE_REF + FILE_CALL) : NULL;
 
 		set->kernel[i] = (struct pollfd){.fd = set->app[i].fd, .events = set->app[i].events};
 		if (f && f->type == FILE_OWN) { /* the application has no such descriptor */
-			file_put(f);
+			file_put_more(f, FILE_REF + FILE_CALL);
 			f = NULL;
 			set->kernel[i].fd = FD_MAX + 1;
 		}
-		if (f && f->type == FILE_SOCK)
-			/* full fence: pairs with the one in adopt_locked() */
-			atomic_fetch_add_explicit(&container_of(f, struct sock, file)->in_kernel, 1,
-						  memory_order_seq_cst);
 		if (f && f->type == FILE_EPOLL)
 			ep_watch(container_of(f, struct ep, file));
 		if (f && f->type == FILE_LENT)

@@ -5,8 +5,8 @@
  * leaves here. Any thread.
  *
  * Invariants: `state` changes under s->lock. A thread enters the kernel on a socket only
- * after raising in_kernel and seeing LINUX; adoption sets ADOPTING and then looks at
- * in_kernel (full fences on both sides), so no thread blocks in the kernel on an adopted
+ * after raising FILE_CALL and seeing LINUX; adoption sets ADOPTING and then looks at
+ * that count (full fences on both sides), so no thread blocks in the kernel on an adopted
  * socket. A slot stays bound to the socket from ADOPT until its last descriptor is closed.
  */
 #define _GNU_SOURCE 1
@@ -116,7 +116,7 @@ struct sock *sock_track(int fd, bool nonblock)
 	if (!s)
 		return NULL;
 	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
-	memset((char *)s + sizeof(s->file), 0, sizeof(*s) - sizeof(s->file));
+	memset((char *)s + offsetof(struct sock, state), 0, sizeof(*s) - offsetof(struct sock, state));
 	s->file.type = FILE_SOCK;
 	s->slot = SLOT_NONE;
 	s->fd = fd;
@@ -248,7 +248,7 @@ static int adopt_context(struct sock *s, struct core *c)
 /* Threads inside a call on it. */
 static uint32_t sock_threads(const struct sock *s)
 {
-	return atomic_load_explicit(&s->file.refs, memory_order_acquire) -
+	return (uint32_t)atomic_load_explicit(&s->file.refs, memory_order_acquire) -
 	       atomic_load_explicit(&s->file.fds, memory_order_relaxed);
 }
 
@@ -282,10 +282,10 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	s->fd = fd;
 	s->cookie = sock_cookie(fd);
 	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
-	/* a full fence: pairs with in_kernel and state in sock_begin() */
+	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&s->in_kernel, memory_order_seq_cst) || !ep_items_to_user(s) ||
+	if (atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s) ||
 	    core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
 		adopt_undo(s);
 		return;
@@ -434,35 +434,32 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 	return true;
 }
 
-/* Until the state is certain. Raises in_kernel for IO_LINUX; IO_FAIL has set errno. */
+/* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */
 static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 {
-	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .count = &s->in_kernel};
+	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .refs = FILE_REF + FILE_CALL};
 
 	held_reap();
 	for (;;) {
-		uint64_t deadline = wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
-		uint32_t state = sock_state(s);
+		uint32_t place;
+		/* after FILE_CALL was raised: pairs with adopt_locked(), which stores state and then looks at the count */
+		uint32_t state = atomic_load_explicit(&s->state, memory_order_seq_cst);
 		int err = 0;
 
-		if (state == SOCK_LINUX) {
-			/* full fence: pairs with the one in adopt_locked() */
-			atomic_fetch_add_explicit(&s->in_kernel, 1, memory_order_seq_cst);
-			if (likely(atomic_load_explicit(&s->state, memory_order_seq_cst) == SOCK_LINUX)) {
-				held_push(&h);
-				return IO_LINUX;
-			}
-			atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
-			continue;
+		if (likely(state == SOCK_LINUX)) {
+			held_push(&h);
+			return IO_LINUX;
 		}
 		if (state == SOCK_FAST && likely(stream_is_open(&s->st)))
 			return IO_FAST;
 		if (sock_settle(s))
 			continue;
+		place = held_push(&h);
 		if (dontwait || s->nonblock) /* the way back is short: as long as a page fault may take */
 			err = state == SOCK_FAST ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
 		else
-			err = wait_sock(s, 0, deadline);
+			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
+		held_pop(place);
 		if (!err)
 			continue;
 		errno = -err;
@@ -484,7 +481,7 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock *
 	} else if (io == IO_LINUX) {
 		return IO_LINUX;
 	}
-	sock_put(s);
+	file_put_more(&s->file, FILE_REF + FILE_CALL);
 	*out = NULL;
 	return io;
 }
@@ -492,12 +489,6 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock *
 enum io sock_reenter(struct sock *s, bool dontwait, int dir)
 {
 	return sock_certain(s, dontwait, dir);
-}
-
-void sock_leave_kernel(struct sock *s)
-{
-	held_pop_file(&s->file);
-	atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
 }
 
 static int return_ask(struct sock *s, int fd)
@@ -571,24 +562,29 @@ static bool is_moment(const struct sock *s, int dir, ssize_t n, size_t want)
 
 void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t want)
 {
+	uint64_t held = FILE_REF + FILE_CALL;
+
 	if (!s)
 		return;
-	if (io == IO_LINUX) {
+	if (held_count)
 		held_pop_file(&s->file);
-		atomic_fetch_sub_explicit(&s->in_kernel, 1, memory_order_seq_cst);
-		if (dir && n > 0)
+	if (io == IO_LINUX && dir) {
+		if (n > 0)
 			count(s, dir, n);
-		if (dir && unlikely(is_moment(s, dir, n, want)))
+		if (unlikely(is_moment(s, dir, n, want))) {
+			atomic_fetch_sub_explicit(&s->file.refs, FILE_CALL, memory_order_seq_cst);
+			held = FILE_REF;
 			adopt_try(s, fd);
+		}
 	}
-	if (unlikely(atomic_load_explicit(&s->file.refs, memory_order_relaxed) == 1)) {
+	if (unlikely(atomic_load_explicit(&s->file.refs, memory_order_relaxed) == held)) {
 		int saved = errno;
 
-		sock_put(s);
+		file_put_more(&s->file, held);
 		errno = saved;
 		return;
 	}
-	sock_put(s);
+	file_put_more(&s->file, held);
 }
 
 /* ---- readiness ---- */

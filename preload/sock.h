@@ -28,18 +28,48 @@ enum sock_state {
 #define NEVER UINT32_MAX
 #define WAIT_FOREVER UINT64_MAX
 
-struct item;
 struct ep;
+
+/* Where an item's registration is. */
+enum item_where {
+	ITEM_NONE,
+	ITEM_KERNEL,
+	ITEM_USER,   /* its socket is adopted, or on the way */
+	ITEM_PARKED, /* back from USER, but disabled (ONESHOT): the application's MOD puts it into the kernel */
+};
+
+/*
+ * One membership: descriptor @fd, whose socket is @sock, in @ep. What says "both" is written
+ * with s->lock and ep->lock held, and read with either.
+ */
+struct item {
+	struct item *sock_next;               /* s->lock */
+	struct item *ready_prev, *ready_next; /* ep->lock */
+	struct item *all_prev, *all_next;     /* ep->lock */
+	struct ep *ep;                        /* both; constant while it is a member */
+	struct sock *sock;
+	int fd;
+	uint32_t events;       /* both */
+	uint64_t data;         /* both */
+	uint8_t where;         /* both */
+	bool queued;           /* ep->lock */
+	_Atomic bool disabled; /* ep->lock: ONESHOT has fired */
+	uint32_t id;           /* constant once it is not 0 */
+	uint32_t tag;          /* both: id and generation, which changes with each registration and each life */
+	/* ep, NULL when it is free: what a tag is checked against; written with both */
+	_Atomic(struct ep *) owner;
+	void *pool_link;
+};
 
 struct sock {
 	struct file file;
-	_Atomic uint32_t state;     /* enum sock_state */
-	_Atomic uint32_t in_kernel; /* threads in a kernel call on it: it is not adopted under them */
-	struct lock lock;           /* items, state */
-	struct lock tx_lock;        /* stream_write() */
-	struct item *items;         /* its memberships in epoll instances */
-	struct stream st;           /* valid in FAST */
-	struct core *core;          /* valid if slot != SLOT_NONE */
+	struct item first;      /* one of its items; free if its ep is NULL; keeps its number, see sock_track() */
+	_Atomic uint32_t state; /* enum sock_state */
+	struct lock lock;       /* items, state */
+	struct lock tx_lock;    /* stream_write() */
+	struct item *items;     /* its memberships in epoll instances */
+	struct stream st;       /* valid in FAST */
+	struct core *core;      /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
 	_Atomic int fd; /* one of its descriptors */
 	uint64_t cookie;
@@ -90,7 +120,8 @@ void sock_listen(struct sock *s, int fd);
  * Enter a call on @fd. IO_LINUX with *@out == NULL: not ours. Otherwise finish with sock_end().
  * @dontwait: the call itself may not block. @dir: IO_IN, IO_OUT or 0.
  */
-enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock **out);
+enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir,
+		   struct sock **out); /* @s with FILE_REF + FILE_CALL */
 static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **out)
 {
 	struct file *f;
@@ -99,11 +130,11 @@ static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **o
 	if (likely(!file_get_any(fd)))
 		return IO_LINUX;
 	pthread_testcancel(); /* nothing is held yet */
-	f = file_get(fd);
+	f = file_get_more(fd, FILE_REF + FILE_CALL);
 	if (!f)
 		return IO_LINUX;
 	if (f->type != FILE_SOCK) {
-		file_put(f);
+		file_put_more(f, FILE_REF + FILE_CALL);
 		return IO_LINUX;
 	}
 	return sock_begin(container_of(f, struct sock, file), fd, dontwait, dir, out);
@@ -133,7 +164,6 @@ bool sock_settle(struct sock *s);
 int sock_return(struct sock *s, int fd, bool keep);
 /* A FAST socket's record turned out to be closed: as sock_begin(), for a caller that is inside a call. */
 enum io sock_reenter(struct sock *s, bool dontwait, int dir);
-void sock_leave_kernel(struct sock *s); /* after sock_reenter() said IO_LINUX and the call is done */
 /* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */
 uint32_t sock_events(struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */

@@ -124,16 +124,37 @@ PUBLIC int listen(int fd, int backlog)
 
 /* ---- shutdown ---- */
 
+/*
+ * Is it FAST? Then the slot says that we are about to shut the kernel socket down, until the
+ * caller takes that back: while it is rebuilt it must be left alone.
+ */
+static bool shutdown_begin(struct sock *s)
+{
+	for (int i = 0; i < 8; i++) {
+		if (sock_is_open(s) && !sock_settle(s)) /* the answer comes within the service's time limit */
+			wait_sock(s, 0, clock_now_ns() + NS_PER_S);
+		if (sock_state(s) != SOCK_FAST)
+			return false;
+		atomic_fetch_add_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_seq_cst);
+		/* full fence: see leave_is_busy() in the service */
+		atomic_thread_fence(memory_order_seq_cst);
+		if (!sock_is_open(s) && sock_state(s) == SOCK_FAST)
+			return true;
+		atomic_fetch_sub_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_relaxed);
+	}
+	return false;
+}
+
 PUBLIC int shutdown(int fd, int how)
 {
 	struct sock *s = sock_get(fd);
+	bool fast;
 	int ret;
 
 	if (!s)
 		return libc()->shutdown(fd, how);
-	if (sock_state(s) == SOCK_ADOPTING) /* the answer comes within the service's time limit */
-		wait_sock(s, 0, clock_now_ns() + NS_PER_S);
-	if (sock_state(s) == SOCK_FAST && lock_take(&s->tx_lock)) {
+	fast = shutdown_begin(s);
+	if (fast && lock_take(&s->tx_lock)) {
 		/* what was sent is published; nothing more is from here on */
 		if (how == SHUT_WR || how == SHUT_RDWR)
 			s->shut_wr = true;
@@ -142,7 +163,11 @@ PUBLIC int shutdown(int fd, int how)
 		lock_drop(&s->tx_lock);
 	}
 	ret = libc()->shutdown(fd, how);
-	if (sock_state(s) == SOCK_FAST) {
+	if (fast) {
+		/* release: the shutdown is done; pairs with the look of the service before it rebuilds */
+		atomic_fetch_sub_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_release);
+	}
+	if (fast && sock_state(s) == SOCK_FAST) {
 		int saved = errno;
 
 		s->word = core_word(s->core, s->st.flow_id); /* our own FIN */

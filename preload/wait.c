@@ -280,7 +280,11 @@ static int sleep_once(struct core *c, int epfd, uint64_t deadline, const struct 
 
 int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 {
-	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file};
+	/* callers with other events hold what they hold by themselves */
+	bool io = events && events != WAIT_LEFT;
+	struct held h = {.frame = __builtin_frame_address(0),
+			 .file = io ? &s->file : NULL,
+			 .refs = FILE_REF + FILE_CALL};
 	struct wait_signals signals = {.held = false};
 	struct core *c = s->core;
 	uint32_t context = s->context, place;

@@ -49,7 +49,8 @@ static inline const sigset_t *wait_signals_mask(const struct wait_signals *w, co
  */
 struct held {
 	void *frame;
-	struct file *file;       /* one reference to it, or NULL */
+	struct file *file;       /* a reference to it, or NULL */
+	uint64_t refs;           /* how much of it: FILE_REF, FILE_REF + FILE_CALL */
 	_Atomic uint32_t *count; /* and one of *count, or NULL */
 	void (*undo)(void *arg); /* and this, or NULL */
 	void *arg;

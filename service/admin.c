@@ -155,8 +155,8 @@ static char *admin_release(const struct admin *a, const char *what)
 		n = strtoul(number, &end, 10);
 		if (end == number || *end || n >= UINT32_MAX)
 			return NULL;
-		released = what[0] == 'p' ? slow_release_pid(a->slow, (pid_t)n)
-					  : slow_release_flow(a->slow, (uint32_t)n);
+		released =
+			what[0] == 'p' ? slow_release_pid(a->slow, (pid_t)n) : slow_release_flow(a->slow, (uint32_t)n);
 	} else {
 		return NULL;
 	}

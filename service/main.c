@@ -31,7 +31,7 @@
 #include "shadow/shadow.h"
 
 #define LOOP_REQUESTS 4096
-#define STOP_LIMIT_NS (10 * NS_PER_S)   /* for giving all connections back */
+#define STOP_LIMIT_NS (10 * NS_PER_S) /* for giving all connections back */
 #define STOP_LOOK_NS (2 * NS_PER_MS)
 #define STOP_GRACE_NS (100 * NS_PER_MS) /* for the last segments of a stopping service */
 #define STUCK_NS (5 * NS_PER_S)
@@ -151,6 +151,7 @@ static int main_open_tap(struct service *sv, const struct nic_info *info)
 		.name = sv->config.tap,
 		.mtu = info->mtu,
 		.exclusive = sv->config.exclusive,
+		.nic_ifindex = info->ifindex,
 		.addresses = addresses,
 		.gateway = sv->config.gateway[0] ? sv->config.gateway : NULL,
 	};
@@ -249,8 +250,23 @@ static int main_open(struct service *sv)
 	return rc;
 }
 
+/* Exclusive mode, orderly stop: the TAP goes, and Linux keeps its addresses, on the interface itself. */
+static void main_hand_addresses_back(struct service *sv)
+{
+	int ifindex = nic_get_info(sv->nic)->ifindex, rc = 0;
+
+	for (unsigned i = 0; i < sv->config.addresses && !rc; i++)
+		rc = address_add(ifindex, sv->config.address[i]);
+	if (!rc && sv->config.gateway[0])
+		rc = address_default_route(ifindex, sv->config.gateway);
+	if (rc)
+		log_warn("could not put the addresses back on %s: %s", sv->config.interface, strerror(-rc));
+}
+
 static void main_close(struct service *sv)
 {
+	if (sv->stopping && sv->config.exclusive)
+		main_hand_addresses_back(sv);
 	if (sv->fast)
 		fast_stop(sv->fast);
 	slow_close(sv->slow);

@@ -3,7 +3,9 @@
  * The socket's half of return: a live connection rebuilt in its own kernel socket, with the
  * numbers it has on the wire now. Main thread; nothing blocks, and no segment leaves before
  * sock_resume(). Descriptor, options and owner stay; nobody watches the socket meanwhile,
- * as its descriptor is in no kernel epoll and no thread blocks on it while it is FAST.
+ * as its descriptor is in no kernel epoll and no thread blocks on it while it is FAST; and as
+ * the socket stays in repair mode until sock_resume(), no write or shutdown of anybody
+ * gets ahead of the bytes that were never sent.
  *
  * Under TCP_REPAIR the socket is disconnected (which says nothing to the peer), given its
  * sequence numbers, bound, connected, given its negotiated options, and then its queues:
@@ -179,7 +181,7 @@ static uint32_t rebuild_mss(int fd)
 	return getsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, &len) || mss <= 0 ? 536u : (uint32_t)mss;
 }
 
-int sock_rebuild(int fd, const struct sock_rebuild *r)
+int sock_rebuild(int fd, struct sock_rebuild *r)
 {
 	struct sockaddr none = {.sa_family = AF_UNSPEC};
 	socklen_t len = sizeof(int);
@@ -203,9 +205,10 @@ int sock_rebuild(int fd, const struct sock_rebuild *r)
 		rc = rebuild_options(fd, r, mss);
 	if (!rc)
 		rc = rebuild_queues(fd, r);
-	rebuild_set(fd, TCP_REPAIR_QUEUE, TCP_NO_QUEUE);
-	rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
+	rebuild_set(fd, TCP_REPAIR_QUEUE, TCP_NO_QUEUE); /* a write of anybody else fails now, and goes nowhere */
+	r->reuse = reuse;                                /* repair mode overwrites it, and so does leaving it */
+	if (rc)
+		rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
 	return rc;
 }
 
@@ -233,10 +236,13 @@ static int resume_write(int fd, const struct byte_range *r)
 
 int sock_resume(int fd, const struct sock_rebuild *r)
 {
-	int rc = resume_write(fd, &r->unsent);
+	int rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
 
 	if (!rc)
+		rc = resume_write(fd, &r->unsent);
+	if (!rc)
 		rc = resume_write(fd, &r->stray);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, sizeof r->reuse);
 	if (!rc && r->closing && !r->fin_sent)
 		rc = shutdown(fd, SHUT_WR) ? -errno : 0;
 	return rc;

@@ -28,6 +28,7 @@ struct tap_config {
 	const char *name; /* e.g. "tapas0" */
 	uint8_t mac[6];   /* the NIC's: or Linux takes what is injected for another host's */
 	uint32_t mtu;
+	int nic_ifindex;              /* exclusive: `addresses` are taken off it; 0: no */
 	bool exclusive;               /* the TAP is Linux's interface: ARP on, IPv6 on, `addresses` put on it */
 	const char *const *addresses; /* exclusive: "10.0.0.1/24", NULL-terminated, may be NULL */
 	const char *gateway;          /* exclusive: default route, may be NULL */
@@ -49,6 +50,16 @@ void tap_close(struct tap *t);
 int tap_ifindex(const struct tap *t);
 /* Hand a frame to Linux. Queued; written with the others of this turn. 0 or -ENOBUFS. */
 int tap_write(struct tap *t, const void *frame, uint32_t len);
+/*
+ * Exclusive mode: put a mark into the TAP. When tap_is_mark() sees it among the frames read,
+ * everything that Linux had sent before has been read. Returns 0 or -errno.
+ */
+int tap_mark(struct tap *t, uint64_t number);
+bool tap_is_mark(const uint8_t *frame, uint32_t len, uint64_t *number);
+/* "10.0.0.1/24" on an interface, off it, and the default route by it. Return 0 or -errno. */
+int address_add(int ifindex, const char *text);
+int address_remove(int ifindex, const char *text);
+int address_default_route(int ifindex, const char *gateway);
 uint64_t tap_write_failures(const struct tap *t);
 
 /* ---- the socket's half of adopt ---- */
@@ -126,27 +137,28 @@ struct byte_range {
 /* A connection as it is on the wire now. Sequence numbers are the wire's. */
 struct sock_rebuild {
 	struct flow_key key;
-	bool v6; /* AF_INET6 socket */
-	uint32_t snd_una;                  /* of the first byte of `sent`, or of `unsent` */
-	uint32_t rcv_nxt;                  /* after `unread`, not counting a FIN */
-	uint32_t rcv_wnd;                  /* bytes from rcv_nxt on that were promised to the peer */
+	bool v6;                            /* AF_INET6 socket */
+	uint32_t snd_una;                   /* of the first byte of `sent`, or of `unsent` */
+	uint32_t rcv_nxt;                   /* after `unread`, not counting a FIN */
+	uint32_t rcv_wnd;                   /* bytes from rcv_nxt on that were promised to the peer */
 	uint32_t snd_wnd, max_wnd, snd_wl1; /* bytes; wire sequence */
-	uint32_t mss_clamp;                /* the peer's MSS option; 0: the socket still knows */
+	uint32_t mss_clamp;                 /* the peer's MSS option; 0: the socket still knows */
 	uint8_t snd_wscale, rcv_wscale;
-	bool wscale, ts, sack; /* negotiated */
-	uint32_t ts_now;       /* our TSval, ms */
+	bool wscale, ts, sack;                         /* negotiated */
+	uint32_t ts_now;                               /* our TSval, ms */
 	struct byte_range unread, sent, unsent, stray; /* stray: after unsent */
-	bool closing;  /* our FIN follows the last byte */
-	bool fin_sent; /* and the peer has been sent it; nothing is unsent */
+	bool closing;                                  /* our FIN follows the last byte */
+	bool fin_sent;                                 /* and the peer has been sent it; nothing is unsent */
+	int reuse;                                     /* out: SO_REUSEADDR as it was, for sock_resume() */
 };
 
 /*
- * Rebuild the connection in @fd, silently. The caller still holds the tuple in the map of flows
+ * Rebuild the connection in @fd, silently; it stays in repair mode. The caller still holds the tuple in the map of flows
  * and has taken the socket filter off. Returns 0 or -errno: then the socket is closed or
  * half built, and only a reset is left.
  */
-int sock_rebuild(int fd, const struct sock_rebuild *r);
-/* Write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */
+int sock_rebuild(int fd, struct sock_rebuild *r);
+/* Leave repair mode, write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */
 int sock_resume(int fd, const struct sock_rebuild *r);
 /* The TCP state of the kernel socket (TCP_ESTABLISHED = 1, ...), or -errno. */
 int sock_tcp_state(int fd);

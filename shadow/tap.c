@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <netpacket/packet.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "service/base/addr.h"
@@ -33,6 +35,7 @@
 struct tap {
 	int fd;
 	int ifindex;
+	int packet; /* exclusive mode: where marks are sent, else -1 */
 	uint32_t mtu;
 	struct loop *loop;
 	tap_frame_fn *cb;
@@ -107,75 +110,14 @@ static int tap_link_up(const struct tap *t, const struct tap_config *cfg)
 
 /* ---- exclusive mode: it is Linux's interface ---- */
 
-static int tap_address_parse(const char *text, struct ip_addr *a, unsigned *prefix)
-{
-	const char *slash = strchr(text, '/');
-	char addr[64], *end;
-	unsigned long n;
-
-	if (!slash || (size_t)(slash - text) >= sizeof addr)
-		return -EINVAL;
-	memcpy(addr, text, (size_t)(slash - text));
-	addr[slash - text] = 0;
-	n = strtoul(slash + 1, &end, 10);
-	if (ip_addr_parse(addr, a) || end == slash + 1 || *end || n > (ip_addr_is_v4(a) ? 32 : 128))
-		return -EINVAL;
-	*prefix = (unsigned)n;
-	return 0;
-}
-
-/* The bytes of an address as netlink carries them. */
-static void tap_put_address(struct nlmsghdr *nlh, uint16_t type, const struct ip_addr *a)
-{
-	if (ip_addr_is_v4(a))
-		mnl_attr_put(nlh, type, 4, &a->w[3]);
-	else
-		mnl_attr_put(nlh, type, 16, a->b);
-}
-
-static int tap_add_address(const struct tap *t, const char *text)
-{
-	char buf[NETLINK_REQUEST] __attribute__((aligned(8)));
-	struct nlmsghdr *nlh = netlink_request(buf, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE);
-	struct ifaddrmsg *ifa = mnl_nlmsg_put_extra_header(nlh, sizeof *ifa);
-	struct ip_addr a;
-	unsigned prefix;
-
-	if (tap_address_parse(text, &a, &prefix))
-		return -EINVAL;
-	ifa->ifa_family = ip_addr_is_v4(&a) ? AF_INET : AF_INET6;
-	ifa->ifa_prefixlen = (uint8_t)prefix;
-	ifa->ifa_index = (uint32_t)t->ifindex;
-	tap_put_address(nlh, IFA_LOCAL, &a);
-	tap_put_address(nlh, IFA_ADDRESS, &a);
-	return netlink_execute(NETLINK_ROUTE, nlh);
-}
-
-static int tap_add_default_route(const struct tap *t, const char *gateway)
-{
-	char buf[NETLINK_REQUEST] __attribute__((aligned(8)));
-	struct nlmsghdr *nlh = netlink_request(buf, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
-	struct rtmsg *rt = mnl_nlmsg_put_extra_header(nlh, sizeof *rt);
-	struct ip_addr a;
-
-	if (ip_addr_parse(gateway, &a))
-		return -EINVAL;
-	rt->rtm_family = ip_addr_is_v4(&a) ? AF_INET : AF_INET6;
-	rt->rtm_table = RT_TABLE_MAIN;
-	rt->rtm_protocol = RTPROT_STATIC;
-	rt->rtm_scope = RT_SCOPE_UNIVERSE;
-	rt->rtm_type = RTN_UNICAST;
-	tap_put_address(nlh, RTA_GATEWAY, &a);
-	mnl_attr_put_u32(nlh, RTA_OIF, (uint32_t)t->ifindex);
-	return netlink_execute(NETLINK_ROUTE, nlh);
-}
-
 static int tap_configure_exclusive(const struct tap *t, const struct tap_config *cfg, char *why, unsigned why_size)
 {
 	int rc;
 
 	for (unsigned i = 0; cfg->addresses && cfg->addresses[i]; i++) {
-		rc = tap_add_address(t, cfg->addresses[i]);
+		rc = address_add(t->ifindex, cfg->addresses[i]);
+		if (!rc && cfg->nic_ifindex)
+			address_remove(cfg->nic_ifindex, cfg->addresses[i]);
 		if (rc) {
 			snprintf(why, why_size,
 				 "address \"%s\" on the TAP: %s: write it as 10.0.0.1/24 or 2001:db8::1/64",
@@ -185,7 +127,7 @@ static int tap_configure_exclusive(const struct tap *t, const struct tap_config 
 	}
 	if (!cfg->gateway)
 		return 0;
-	rc = tap_add_default_route(t, cfg->gateway);
+	rc = address_default_route(t->ifindex, cfg->gateway);
 	if (rc)
 		snprintf(why, why_size,
 			 "gateway \"%s\" by the TAP: %s: it must be within one of the addresses' networks",
@@ -228,8 +170,11 @@ int tap_open(const struct tap_config *cfg, struct loop *loop, tap_frame_fn *cb, 
 		return rc;
 	}
 	t->ifindex = (int)if_nametoindex(cfg->name);
+	t->packet = cfg->exclusive ? socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0) : -1;
 	rc = tap_configure(t, cfg, why, why_size);
 	if (rc) {
+		if (t->packet >= 0)
+			close(t->packet);
 		close(t->fd);
 		free(t);
 		return rc;
@@ -242,6 +187,8 @@ void tap_close(struct tap *t)
 {
 	if (!t)
 		return;
+	if (t->packet >= 0)
+		close(t->packet);
 	close(t->fd);
 	free(t);
 }
@@ -282,6 +229,45 @@ int tap_write(struct tap *t, const void *frame, uint32_t len)
 	if (rc && rc != -ENOBUFS)
 		t->failures++;
 	return rc ? -ENOBUFS : 0;
+}
+
+/* ---- the order of what is read ---- */
+
+/*
+ * A frame that only means "here": what Linux had put into the TAP before it is read before it.
+ * IEEE 802's experimental type, told from others by the number that was given out last.
+ */
+struct tap_mark {
+	uint8_t dst[6], src[6];
+	uint8_t type[2];
+	uint8_t text[8];
+	uint64_t number;
+	uint8_t pad[30];
+} __attribute__((packed));
+
+static const uint8_t tap_mark_type[2] = {0x88, 0xb5};
+static const uint8_t tap_mark_text[8] = "tapas";
+
+int tap_mark(struct tap *t, uint64_t number)
+{
+	struct tap_mark m = {.dst = {2, 0, 0, 0, 0, 1}, .src = {2, 0, 0, 0, 0, 2}, .number = number};
+	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = t->ifindex, .sll_halen = 6};
+
+	memcpy(m.type, tap_mark_type, sizeof m.type);
+	memcpy(m.text, tap_mark_text, sizeof m.text);
+	memcpy(to.sll_addr, m.dst, sizeof m.dst);
+	return sendto(t->packet, &m, sizeof m, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof to) < 0 ? -errno : 0;
+}
+
+bool tap_is_mark(const uint8_t *frame, uint32_t len, uint64_t *number)
+{
+	struct tap_mark m;
+
+	if (len != sizeof m)
+		return false;
+	memcpy(&m, frame, sizeof m);
+	*number = m.number;
+	return !memcmp(m.type, tap_mark_type, sizeof m.type) && !memcmp(m.text, tap_mark_text, sizeof m.text);
 }
 
 uint64_t tap_write_failures(const struct tap *t)

@@ -56,7 +56,7 @@
 	X(HEARTBEAT_ACK, "heartbeat_ack", "heartbeats that Linux answered: accepted")           \
 	X(HEARTBEAT_RST, "heartbeat_rst", "heartbeats answered by RST: rejected or killed")     \
 	X(HEARTBEAT_SILENT, "heartbeat_silent", "heartbeats without an answer")                 \
-	X(SILENCED, "muted", "times a flow was silenced by Linux's verdict")                       \
+	X(SILENCED, "muted", "times a flow was silenced by Linux's verdict")                    \
 	X(UNMUTED, "unmuted", "times a silenced flow was let go on")                            \
 	X(TAP_RX, "tap_rx", "frames read from the TAP")                                         \
 	X(TAP_TX, "tap_tx", "frames written to the TAP")                                        \

@@ -166,8 +166,8 @@ struct up_frozen {
 	bool fin_rcvd, closing, fin_sent, fin_acked;
 	uint64_t snd_una, snd_nxt, snd_end;
 	uint64_t rcv_read, rcv_end;
-	uint32_t snd_base, rcv_base;      /* wire numbers of offset 0 */
-	uint32_t rcv_wnd;                 /* bytes from rcv_end on that the peer may send */
+	uint32_t snd_base, rcv_base; /* wire numbers of offset 0 */
+	uint32_t rcv_wnd;            /* bytes from rcv_end on that the peer may send */
 	uint32_t snd_wnd, max_wnd, snd_wl1;
 	uint32_t ts_recent, ts_now, srtt_us, rttvar_us, cwnd_bytes, opts;
 	uint64_t rate_bps;

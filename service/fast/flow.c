@@ -23,8 +23,8 @@ static bool flow_init_ok(const struct flow_init *i)
 {
 	return flow_size_ok(i->rx_size) && flow_size_ok(i->tx_size) && i->snd_una <= i->snd_nxt &&
 	       i->snd_nxt <= i->snd_end && i->snd_end - i->snd_una <= i->tx_size && i->rcv_read <= i->rcv_end &&
-	       i->rcv_end - i->rcv_read <= i->rx_size && i->mss && i->slot < IPC_SLOTS &&
-	       i->app < FAST_APPS && i->snd_wscale <= FLOW_WSCALE_MAX && i->rcv_wscale <= FLOW_WSCALE_MAX;
+	       i->rcv_end - i->rcv_read <= i->rx_size && i->mss && i->slot < IPC_SLOTS && i->app < FAST_APPS &&
+	       i->snd_wscale <= FLOW_WSCALE_MAX && i->rcv_wscale <= FLOW_WSCALE_MAX;
 }
 
 static void flow_init_receive(struct flow *f, const struct flow_init *i)

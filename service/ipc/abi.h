@@ -67,6 +67,7 @@ enum ipc_state {
 #define IPC_OPT_NODELAY 1u  /* TCP_NODELAY */
 #define IPC_OPT_CORK 2u     /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
 #define IPC_OPT_QUICKACK 4u /* TCP_QUICKACK */
+/* ipc_slot.busy: a thread is shutting the kernel socket down and has seen the slot FAST. Not part of the record. */
 
 struct ipc_slot {
 	/* written by the application */
@@ -76,6 +77,7 @@ struct ipc_slot {
 	_Atomic uint32_t opts;                 /* IPC_OPT_* */
 	_Atomic uint32_t context;              /* whose bell rings for this slot */
 	_Atomic uint32_t fd_plus1;             /* its descriptor + 1, for reports; 0: not in use */
+	_Atomic uint32_t busy;                 /* threads in shutdown(): not rebuilt under them, for a while */
 	/* written by the service: fast thread */
 	_Alignas(64) _Atomic uint64_t rcv_end; /* bytes put into the receive buffer so far */
 	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */

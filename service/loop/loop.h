@@ -9,6 +9,7 @@
 #ifndef SERVICE_LOOP_LOOP_H
 #define SERVICE_LOOP_LOOP_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -56,7 +57,6 @@ int loop_timer(struct loop *l, uint64_t first_ns_from_now, uint64_t period_ns, l
 void loop_timer_cancel(struct loop *l, int handle);
 
 /* Signals in @mask (blocked by the caller in all threads) are delivered to @cb through a signalfd. */
-#include <signal.h>
 typedef void loop_signal_fn(void *ctx, int signo);
 int loop_signals(struct loop *l, const sigset_t *mask, loop_signal_fn *cb, void *ctx);
 

@@ -45,6 +45,13 @@ struct leave_for {
 	int app_fd;
 };
 
+enum leave_settle {
+	LEAVE_NOT,
+	LEAVE_BUSY, /* a shutdown() of the application's to end */
+	LEAVE_MARK, /* exclusive mode: the TAP to be read up to the mark */
+	LEAVE_FINS, /* Linux to have both FINs */
+};
+
 /*
  * A connection. `state` is written by conn_set_state() alone. Fields after the state are
  * valid from ADOPTING on; those of the adoption only in ADOPTING.
@@ -73,9 +80,14 @@ struct conn {
 	/* leaving the fast path (LEAVING) */
 	uint32_t leave_reason; /* enum ipc_reason, for the slot */
 	uint64_t leave_ns;
-	bool leave_refused;      /* its socket could not be had */
-	struct leave_for mover;  /* who takes it over; none: it goes back to Linux */
-	struct leave_for asker;  /* another process that waits for it to be in Linux */
+	struct up_frozen frozen;  /* the flow as it stood */
+	enum leave_settle settle; /* what it waits for, until settle_ns at most */
+	uint64_t settle_ns, mark;
+	struct sock_rebuild rebuild;
+	uint8_t *stray;         /* rebuild.stray's bytes */
+	bool leave_refused;     /* its socket could not be had */
+	struct leave_for mover; /* who takes it over; none: it goes back to Linux */
+	struct leave_for asker; /* another process that waits for it to be in Linux */
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
@@ -135,7 +147,7 @@ struct app {
 	} free_bufs[32]; /* by log2(size) */
 	int shm_fd, buf_fd, doorbell_fd;
 	int context_fd[IPC_CONTEXTS];
-	uint32_t *slot_conn; /* IPC_SLOTS: conn id or SLOW_NONE */
+	uint32_t *slot_conn;   /* IPC_SLOTS: conn id or SLOW_NONE */
 	struct parked *parked; /* IPC_SLOTS: buffers of connections that left; NULL until the first */
 	uint32_t nparked;
 	uint32_t conns;
@@ -205,7 +217,7 @@ struct slow {
 	char socket_path[108];
 
 	/* timers; -1: not running */
-	int adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
+	int settle_timer, adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
 	uint64_t empty_ns; /* when the table became empty */
 	uint32_t *pending; /* conns with a heartbeat in flight */
 	uint32_t npending;
@@ -213,8 +225,9 @@ struct slow {
 	uint32_t probe_cursor;
 	uint32_t *active; /* conns in the congestion loop */
 	uint32_t nactive, active_cursor;
+	uint64_t marks;        /* put into the TAP so far */
 	uint64_t pause_max_ns; /* longest LEAVING */
-	uint64_t adoptions; /* for [test] fail_adopt_* */
+	uint64_t adoptions;    /* for [test] fail_adopt_* */
 };
 
 /* conn.c: the table. */
@@ -231,7 +244,7 @@ void conn_progress(struct slow *s, struct conn *c);
 void conn_abort(struct slow *s, struct conn *c, uint32_t error);
 void conn_remove(struct slow *s, struct conn *c); /* FAST -> REMOVING */
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
-void conn_sweep(struct slow *s); /* once a second */
+void conn_sweep(struct slow *s);                                /* once a second */
 struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */
 /* Give slot and buffers back to the application. The fast thread no longer uses them. @park: threads of it may. */
 void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park);
@@ -296,6 +309,7 @@ void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int 
 /* An application asks that the connection be in Linux. @fd stays the caller's. */
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd);
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z);
+void leave_marked(struct slow *s, uint64_t number);
 void leave_failed(struct slow *s, struct conn *c); /* the flow died instead */
 /* Stopping: start as many more as may run at a time. Returns how many are still FAST or LEAVING. */
 uint32_t leave_continue(struct slow *s);

@@ -7,11 +7,13 @@
  *                     flow and sends its state (UP_FROZEN). Frames now come up and are held
  *   2  the shadow     conntrack told to be liberal, stray payload read, filter off
  *   3  sock_rebuild   the socket gets the wire's numbers, unread and unacknowledged bytes
+ *      in exclusive mode a mark is sent through the TAP: what comes before it is the shadow's
  *   4  tuple deleted  frames are Linux's again
  *   5  sock_resume    what was never sent is written, a pending FIN queued
  *   6  held frames and, if it had come, the peer's FIN into Linux; the slot says IPC_RETURNED
  *
- * From 2 on everything happens in one turn of the main thread. A second process (a forked
+ * From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
+ * and, after both FINs, for Linux to have heard of them. A second process (a forked
  * child, the receiver of a descriptor) is served by 1, a copy of the live bytes into its own
  * buffers, and CMD_INSTALL. A process that finds its connection moved away asks for it to be
  * in Linux, where both may use it.
@@ -29,6 +31,7 @@
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
+#define LEAVE_SETTLE_NS (50 * NS_PER_MS)
 #define TCP_STATE_ESTABLISHED 1
 #define TCP_STATE_CLOSE 7
 #define TCP_STATE_CLOSE_WAIT 8
@@ -282,6 +285,19 @@ static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_froze
 
 /* ---- frozen: to Linux ---- */
 
+/*
+ * Is a thread of the application between its look at the slot and the end of its shutdown()? It
+ * stores `busy`, then looks; the fast thread stored IPC_PAUSED, then we look: one sees the other.
+ */
+static bool leave_is_busy(const struct conn *c)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	return !c->app->exited && atomic_load_explicit(&c->app->shm->slot[c->slot].busy, memory_order_relaxed) != 0;
+}
+
+static void leave_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
+static void leave_settle(struct slow *s, struct conn *c, enum leave_settle why);
+
 static struct byte_range leave_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
 {
 	return (struct byte_range){
@@ -336,6 +352,8 @@ static void leave_finish(struct slow *s, struct conn *c, bool ok)
 	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_MEMORY);
 	leave_answer(s, c, &c->asker, IPC_RETURNED, c->leave_reason);
 	c->muted = false;
+	free(c->stray);
+	c->stray = NULL;
 	conn_free(s, c); /* closes our duplicate: now the application's closes count again */
 }
 
@@ -352,6 +370,98 @@ static int leave_orphan_socket(struct conn *c, struct sock_rebuild *r)
 		return rc;
 	c->fd = socket(r->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	return c->fd < 0 ? -errno : 0;
+}
+
+/*
+ * The socket has its numbers and is let go. After both FINs in peace: nothing of it may reach
+ * the wire until it has both, too.
+ */
+static void leave_resume(struct slow *s, struct conn *c)
+{
+	const struct up_frozen *z = &c->frozen;
+	bool both = z->fin_rcvd && z->fin_acked;
+	int rc;
+
+	if (!both)
+		nic_flow_del(s->env.nic, &c->key);
+	rc = sock_resume(c->fd, &c->rebuild);
+	leave_replay(s, c, z);
+	if (both && !rc)
+		leave_settle(s, c, LEAVE_FINS);
+	else
+		leave_finish(s, c, !rc);
+}
+
+/* Exclusive mode: what the socket had sent as a shadow has been read from the TAP, and was not relayed. */
+void leave_marked(struct slow *s, uint64_t number)
+{
+	uint32_t next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE && s->count[CONN_LEAVING]; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && number >= c->mark) {
+			c->settle = LEAVE_NOT;
+			leave_resume(s, c);
+		}
+	}
+}
+
+static void leave_settle_one(struct slow *s, struct conn *c)
+{
+	bool late = s->now_ns >= c->settle_ns;
+
+	switch (c->settle) {
+	case LEAVE_BUSY:
+		if (!late && leave_is_busy(c))
+			return;
+		c->settle = LEAVE_NOT;
+		leave_to_linux(s, c, &c->frozen);
+		return;
+	case LEAVE_MARK:
+		/* never without it: what the shadow had sent would be taken for the connection's */
+		if (late && tap_mark(s->tap, ++s->marks) == 0) {
+			c->mark = s->marks;
+			c->settle_ns = s->now_ns + LEAVE_SETTLE_NS;
+		}
+		return;
+	case LEAVE_FINS:
+		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE)
+			return;
+		nic_flow_del(s->env.nic, &c->key);
+		leave_finish(s, c, true);
+		return;
+	case LEAVE_NOT:
+		return;
+	}
+}
+
+static void leave_settle_tick(void *ctx, uint64_t now_ns)
+{
+	struct slow *s = ctx;
+	uint32_t next;
+
+	s->now_ns = now_ns;
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state == CONN_LEAVING)
+			leave_settle_one(s, c);
+	}
+	if (!s->count[CONN_LEAVING]) {
+		loop_timer_cancel(s->env.loop, s->settle_timer);
+		s->settle_timer = -1;
+	}
+}
+
+static void leave_settle(struct slow *s, struct conn *c, enum leave_settle why)
+{
+	c->settle = why;
+	c->settle_ns = s->now_ns + LEAVE_SETTLE_NS;
+	if (s->settle_timer < 0)
+		s->settle_timer = loop_timer(s->env.loop, NS_PER_MS, NS_PER_MS, leave_settle_tick, s);
 }
 
 static void leave_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z)
@@ -373,7 +483,7 @@ static void leave_to_linux(struct slow *s, struct conn *c, const struct up_froze
 		.wscale = c->sock.wscale,
 		.ts = c->sock.ts,
 		.sack = c->sock.sack,
-		.ts_now = (uint32_t)(s->now_ns / NS_PER_MS) + c->ts_offset,
+		.ts_now = (uint32_t)(clock_now_ns() / NS_PER_MS) + c->ts_offset,
 		.unread = leave_range(c, true, z->rcv_read, z->rcv_end),
 		.sent = leave_range(c, false, z->snd_una, z->snd_nxt),
 		.unsent = leave_range(c, false, z->snd_nxt, z->snd_end),
@@ -400,6 +510,8 @@ static void leave_to_linux(struct slow *s, struct conn *c, const struct up_froze
 		rc = leave_orphan_socket(c, &r);
 	else
 		sock_filter_detach(c->fd);
+	if (state == TCP_STATE_CLOSE) /* what is left of the shadow: a TIME_WAIT that holds the tuple */
+		sock_destroy(&c->key);
 	if (!rc && stray >= 0)
 		rc = sock_rebuild(c->fd, &r);
 	if (rc || stray < 0) {
@@ -407,13 +519,18 @@ static void leave_to_linux(struct slow *s, struct conn *c, const struct up_froze
 			 c->app ? (int)c->app->pid : 0, c->app_fd, strerror(rc ? -rc : -stray));
 		leave_reset(s, c, z);
 	}
-	nic_flow_del(s->env.nic, &c->key);
-	if (!rc && stray >= 0) {
-		rc = sock_resume(c->fd, &r);
-		leave_replay(s, c, z);
+	c->stray = stray_buf;
+	c->rebuild = r;
+	if (rc || stray < 0) {
+		nic_flow_del(s->env.nic, &c->key);
+		leave_finish(s, c, false);
+	} else if (s->cfg->exclusive) {
+		c->mark = ++s->marks;
+		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */
+		leave_settle(s, c, LEAVE_MARK);
+	} else {
+		leave_resume(s, c);
 	}
-	free(stray_buf);
-	leave_finish(s, c, !rc && stray >= 0);
 }
 
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
@@ -421,12 +538,17 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 	if (c->state != CONN_LEAVING)
 		return;
 	if (!c->mover.app) {
-		leave_to_linux(s, c, z);
+		c->frozen = *z;
+		if (leave_is_busy(c))
+			leave_settle(s, c, LEAVE_BUSY);
+		else
+			leave_to_linux(s, c, &c->frozen);
 		return;
 	}
 	if (s->stopping || !leave_to_mover(s, c, z)) {
 		c->leave_reason = s->stopping ? IPC_REASON_STOPPING : IPC_REASON_MEMORY;
-		leave_to_linux(s, c, z);
+		c->frozen = *z;
+		leave_to_linux(s, c, &c->frozen);
 		return;
 	}
 	counter_add(&s->counters, CNT_MOVED, 1);

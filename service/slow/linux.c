@@ -136,8 +136,8 @@ static void linux_stray(struct slow *s, struct conn *c)
 	if (c->failed || c->leave_refused)
 		return;
 	/* they are in the kernel's queue, and follow what the flow holds when it is given back */
-	log_info("pid %d wrote to descriptor %d past the library: given back to Linux",
-		 c->app ? (int)c->app->pid : 0, c->app_fd);
+	log_info("pid %d wrote to descriptor %d past the library: given back to Linux", c->app ? (int)c->app->pid : 0,
+		 c->app_fd);
 	if (leave_begin(s, c, -1, IPC_REASON_STRAY) == 0)
 		return;
 	c->leave_refused = true;
@@ -193,9 +193,14 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 	struct slow *s = ctx;
 	struct segment seg;
 	struct conn *c = NULL;
+	uint64_t mark;
 
 	s->now_ns = loop_now_ns(s->env.loop);
 	counter_add(&s->counters, CNT_TAP_RX, 1);
+	if (tap_is_mark(frame, len, &mark)) {
+		leave_marked(s, mark);
+		return;
+	}
 	if (wire_parse(frame, len, true, &seg) == WIRE_TCP) {
 		if (seg.flags & TCP_FIN)
 			up_drain(

@@ -63,7 +63,7 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 	s->admin = admin;
 	s->admin_ctx = ctx;
 	s->listen_fd = s->listen_watch = s->up_watch = -1;
-	s->adopt_timer = s->verdict_timer = s->heartbeat_timer = s->cc_timer = s->sweep_timer = -1;
+	s->settle_timer = s->adopt_timer = s->verdict_timer = s->heartbeat_timer = s->cc_timer = s->sweep_timer = -1;
 	s->attach_watch = s->detach_timer = -1;
 	s->now_ns = clock_now_ns();
 	rc = conn_table_open(s);

@@ -22,8 +22,10 @@ import lab as labs  # noqa: E402
 
 CASES = os.path.join(labs.BUILD, "tests", "net", "posix_cases")
 PEER = os.path.join(labs.BUILD, "tests", "net", "posix_peer")
-JOBS = 4
+JOBS = 6
 LIMIT_S = 400
+# where a case says this on Linux, the case is wrong
+WRONG_ON_LINUX = ("cannot go on", "did not end", "ended by", "waiting for", "exit status 9", "peer command")
 
 
 class Case:
@@ -37,7 +39,7 @@ class Case:
 class Outcome:
     """What one run of a case left: its lines, the proof of its connections, the library's messages."""
 
-    def __init__(self, case, directory):
+    def __init__(self, case, directory, plain):
         def read(ext):
             try:
                 with open(case.path(directory, ext), errors="replace") as f:
@@ -49,7 +51,11 @@ class Outcome:
         self.messages = read("err")
         proof = read("proof")
         self.conns = [x.split() for x in proof if x.startswith("conn ")]
+        self.plain = plain
         self.ends = [x.split()[1] for x in proof if x.startswith("end ")]
+
+    def wrong_on_linux(self):
+        return [x for x in self.lines if x.startswith(WRONG_ON_LINUX)]
 
     @property
     def fast(self):
@@ -63,6 +69,8 @@ class Comparison:
     def carried(self):
         """None if the connections went as the case says, else what is wrong."""
         t = self.tapas
+        if t.plain:
+            return None
         if self.case.stays:
             return None if not t.fast else "a connection was accelerated, though: " + self.case.stays
         if not t.conns:
@@ -78,7 +86,8 @@ class Comparison:
         return list(difflib.unified_diff(self.linux.lines, self.tapas.lines, "Linux", "tapas", lineterm="", n=2))
 
     def failures(self):
-        out = self.difference()
+        out = ["wrong on Linux: " + x for x in self.linux.wrong_on_linux()]
+        out += self.difference()
         wrong = self.carried()
         return out + (["not carried: " + wrong] if wrong else [])
 
@@ -97,12 +106,21 @@ def list_cases(patterns=()):
     return [c for c in cases if not patterns or any(fnmatch.fnmatch(c.name, p) for p in patterns)]
 
 
-def run_cases(lab, cases, subdir):
+def run_cases(lab, cases):
     """All cases in one lab; returns the outcomes by name."""
-    directory = os.path.join(lab.dir, subdir)
-    os.mkdir(directory)
     ctl = os.path.join(lab.dir, "peer.sock")
     lab.spawn(lab.client, [PEER, ctl, lab.addr], ready="ready")
+    got = run_batch(lab, cases, ctl, "cases")
+    # what Linux alone must be able to do: once more for those that a busy machine held up
+    late = [c for c in cases if lab.plain and got[c.name].wrong_on_linux()]
+    if late:
+        got.update(run_batch(lab, late, ctl, "again"))
+    return got
+
+
+def run_batch(lab, cases, ctl, subdir):
+    directory = os.path.join(lab.dir, subdir)
+    os.mkdir(directory)
     env = lab.env(POSIX_CTL=ctl, POSIX_ADDR=lab.addr, POSIX_PEER_ADDR=lab.sources[0], TAPAS_VERBOSE="1",
                   POSIX_FAST="0" if lab.plain else "1", POSIX_BUILD=os.path.dirname(CASES))
     argv = [CASES, "batch", directory, JOBS, *[c.name for c in cases]]
@@ -110,31 +128,31 @@ def run_cases(lab, cases, subdir):
         argv = [os.path.join(labs.BUILD, "tapas"), "run", *argv]
     r = lab.server.run(argv, env=env, timeout=LIMIT_S, check=False)
     assert r.returncode == 0, "posix_cases batch: %s %s" % (r.stdout[-500:], r.stderr[-500:])
-    return {c.name: Outcome(c, directory) for c in cases}
+    return {c.name: Outcome(c, directory, lab.plain) for c in cases}
 
 
 def compare(cases, mode="shared"):
     """Runs the cases on both; returns the comparisons and the service's counters."""
     got, errors, counters = {}, [], {}
 
-    def side(where):
+    def side(name, where):
         try:
             with labs.Lab(where) as lab:
-                got[where] = run_cases(lab, cases, "cases")
+                got[name] = run_cases(lab, cases)
                 if not lab.plain:
                     assert lab.service.poll() is None, "tapasd ended by itself:\n" + lab.log()[-4000:]
                     counters.update(lab.counters())
         except BaseException as e:  # handed to the caller below
             errors.append(e)
 
-    threads = [threading.Thread(target=side, args=(x,)) for x in ("plain", mode)]
+    threads = [threading.Thread(target=side, args=x) for x in (("Linux", "plain"), ("tapas", mode))]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
     if errors:
         raise errors[0]
-    return [Comparison(c, got["plain"][c.name], got[mode][c.name]) for c in cases], counters
+    return [Comparison(c, got["Linux"][c.name], got["tapas"][c.name]) for c in cases], counters
 
 
 def check_counters(results, counters):
@@ -154,7 +172,8 @@ def table(results):
     bad = [c for c in results if c.failures()]
     out = ["# The same programs on Linux and on tapas", "",
            "Made by `make posix-table`; see `tests/posix/compare.py`. Each case runs in a process of its own, with a peer",
-           "on another host. \"fast\": the connection's bytes were carried by the service to the end of the case.", "",
+           "on another host. \"fast\": its connections were carried by the service; proved after the warm-up, and at the end",
+           "of the case once more if they are still open.", "",
            "%d cases, %d of them without difference." % (len(results), len(results) - len(bad)), "",
            "| case | what it checks | on Linux | on tapas |", "|---|---|---|---|"]
     for c in results:

@@ -4,7 +4,8 @@
  *
  * The program that cases exec with an inherited connection: dynamic, so that the library may be
  * loaded into it, and the same as a static image. For each TALK: "r N" reads N bytes and says
- * them, "w TEXT" writes, "c" closes, "e" reads the end of the stream. Says what it does on the
+ * them, "w TEXT" writes, "c" closes, "e" reads the end of the stream, "p" takes a descriptor
+ * passed over FD, to go on with. Says what it does on the
  * transcript's descriptor, which is inherited.
  */
 #include <errno.h>
@@ -31,6 +32,23 @@ static void say(const char *what, long ret, const char *data)
 		_exit(3);
 }
 
+/* The descriptor that comes over the unix socket @from. */
+static int take(int from)
+{
+	union {
+		char room[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr h;
+	} u;
+	char byte;
+	struct iovec v = {&byte, 1};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof(u)};
+	int fd = -1;
+
+	if (recvmsg(from, &m, 0) == 1 && CMSG_FIRSTHDR(&m))
+		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(fd));
+	return fd;
+}
+
 int main(int argc, char **argv)
 {
 	int fd = argc > 1 ? atoi(argv[1]) : -1;
@@ -44,6 +62,8 @@ int main(int argc, char **argv)
 			say("read", read(fd, buf, sizeof(buf)), buf);
 		else if (argv[i][0] == 'w')
 			say("write", write(fd, argv[i] + 1, strlen(argv[i] + 1)), NULL);
+		else if (argv[i][0] == 'p')
+			fd = take(fd);
 		else if (argv[i][0] == 'c')
 			say("close", close(fd), NULL);
 	}

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The lists of cases; those of every read and every write call are made in case_read.c and case_write.c. */
+/* The lists of cases; those of every read and write call and of every option are made by their files. */
 #include "tests/posix/posix.h"
 
-extern const struct test_case cases_flags[], cases_close[], cases_epoll[], cases_poll[];
+extern const struct test_case cases_flags[], cases_close[], cases_epoll[], cases_poll[], cases_dup[], cases_process[],
+	cases_option[], cases_connect[], cases_move[], cases_thread[], cases_uring[];
 
 const struct test_case *const case_lists[] = {
-	cases_flags, cases_close, cases_epoll, cases_poll, NULL,
+	cases_flags,  cases_close,   cases_epoll, cases_poll,   cases_dup,   cases_process,
+	cases_option, cases_connect, cases_move,  cases_thread, cases_uring, NULL,
 };
+
+const struct test_case *(*const case_matrices[])(void) = {matrix_read, matrix_write, matrix_option, NULL};

@@ -22,7 +22,7 @@
 #include "tests/posix/posix.h"
 
 #define OUT_FD 201
-#define CASE_S 5 /* a case takes well under a second; one that hangs is ended */
+#define CASE_S 6 /* a case takes well under a second; one that hangs is ended */
 
 const struct test_case *this_case;
 
@@ -144,12 +144,10 @@ static const struct test_case *case_at(size_t i)
 		for (const struct test_case *c = case_lists[k]; c->name; c++)
 			if (!i--)
 				return c;
-	for (const struct test_case *c = matrix_read(); c->name; c++)
-		if (!i--)
-			return c;
-	for (const struct test_case *c = matrix_write(); c->name; c++)
-		if (!i--)
-			return c;
+	for (size_t k = 0; case_matrices[k]; k++)
+		for (const struct test_case *c = case_matrices[k](); c->name; c++)
+			if (!i--)
+				return c;
 	return NULL;
 }
 

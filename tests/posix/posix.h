@@ -87,12 +87,16 @@ struct test_case {
 		.name = (n), .text = (t), .run = (f), .stays = (why) \
 	}
 
+#define PAST_LIBRARY "syscall() goes past the library"
+
 extern const struct test_case *this_case;
 
 /* Each file of cases has one list; the entry without a name ends it. */
 extern const struct test_case *const case_lists[];
 const struct test_case *matrix_read(void);
 const struct test_case *matrix_write(void);
+const struct test_case *matrix_option(void);
+extern const struct test_case *(*const case_matrices[])(void);
 
 /* ---- the connection ---- */
 

@@ -313,8 +313,8 @@ static void dump(void)
 			continue;
 		s = container_of(f, struct sock, file);
 		syscall(SYS_ioctl, fd, FIONREAD, &kernel);
-		fprintf(stderr, "fd %d state %u in_kernel %u refs %u kernel %d", fd, sock_state(s), s->in_kernel,
-			f->refs, kernel);
+		fprintf(stderr, "fd %d state %u refs %llx kernel %d", fd, sock_state(s), (unsigned long long)f->refs,
+			kernel);
 		if (sock_state(s) == SOCK_FAST)
 			fprintf(stderr, " unread %llu unacked %llu status %x want %u context %u armed %u bell %d",
 				(unsigned long long)stream_unread(&s->st), (unsigned long long)stream_unacked(&s->st),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The io_uring loop: watches, streams of reads, writes, timers, signals, and that nothing runs after its end. */
-/* links: service/loop/loop.c */
+/* links: service/loop/loop.c service/loop/watch.c service/loop/io.c */
 /* libs: -luring */
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,7 @@
  * unless root.
  */
 /* links: shadow/watch.c shadow/addresses.c shadow/netlink.c shadow/sock.c shadow/diag.c shadow/tap.c */
-/* links: service/loop/loop.c service/base/addr.c service/base/log.c */
+/* links: service/loop/loop.c service/loop/watch.c service/loop/io.c service/base/addr.c service/base/log.c */
 /* libs: -lmnl -luring */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

@@ -85,7 +85,7 @@ struct conn {
 
 /* command line */
 struct config {
-	const char *ifname;
+	char *ifname;
 	int queue, port, mode, cpu, mss, wscale, acks, retries, closeby;
 	uint32_t src_lo, src_hi, dst, conns, req, resp, pipe, per_conn, window, rto, ring, maxfail;
 	uint32_t ramp, cwnd_max, plo, phi, delack, budget, helper, helper_port;
@@ -144,7 +144,8 @@ extern uint64_t now, tsc0, epoch; /* TSC now and at the start; CLOCK_MONOTONIC n
 extern uint32_t ms;               /* coarse clock: timers and TCP timestamps */
 extern double tsc_ns;
 
-extern const char *const modes[];
+#define MODES 8
+extern const char *const modes[MODES];
 
 static inline uint64_t ticks(double s)
 {
@@ -239,6 +240,12 @@ void app_start(struct conn *c);
 void app_established(struct conn *c);
 bool complete(struct conn *c);
 bool app_data(struct conn *c, const uint8_t *d, uint32_t n, bool check);
+/* args.c */
+void args(int argc, char **argv);
+/* report.c */
+void measure_start(void);
+int measure_end(void); /* returns the number of cores */
+void report(double secs, int ncpu);
 /* run.c */
 void run_tcp(void);
 void run_syn(void);
