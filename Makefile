@@ -21,7 +21,7 @@ CLI_LIBS := jansson
 CPPFLAGS += -I. -I$(BUILD)/gen -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Werror
-SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer) $(if $(filter thread,$(SAN)),-Wno-tsan)
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) $(SANFLAGS) -fPIC -pthread
 LDFLAGS += $(SANFLAGS) -pthread
 
@@ -109,6 +109,18 @@ $(FAKE): $(call objs,tests/unit/fake_service.c $(SHARED_SRC))
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 
+# The interposition library linked into a program that uses it from many threads: ThreadSanitizer sees both.
+HAMMER := $(BUILD)/tests/unit/hammer
+HAMMER_SECONDS ?= 6
+$(HAMMER): $(call objs,tests/unit/hammer.c $(filter-out preload/libc.c,$(PRELOAD_SRC)))
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -ldl
+hammer: $(HAMMER) build/tests/unit/fake_service
+	@timeout 240 $(HAMMER) build/tests/unit/fake_service $(HAMMER_SECONDS)
+tsan: build/tests/unit/fake_service
+	@TSAN_OPTIONS=exitcode=66:history_size=4 $(MAKE) SAN=thread hammer
+
 unit: $(TESTS) $(FAKE) all
 	@BUILD=$(BUILD) sh tests/unit/run.sh $(TESTS)
 
@@ -184,6 +196,7 @@ check: setup
 	@$(MAKE) all tools
 	@$(MAKE) lint
 	@$(MAKE) unit
+	@$(MAKE) tsan
 	@$(MAKE) fuzz
 	@$(MAKE) net
 	@echo "all checks passed"
@@ -240,6 +253,6 @@ uninstall:
 FORCE:
 clean:
 	rm -rf build build-address build-undefined build-thread build-san
-.PHONY: all unit fuzz net lint check check-quick check-san setup demo bench tools posix-table install uninstall clean FORCE
+.PHONY: all unit hammer tsan fuzz net lint check check-quick check-san setup demo bench tools posix-table install uninstall clean FORCE
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,235 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Waiting on epoll instances that hold adopted sockets. Place in the packet's way: the fast
- * thread has rung a context's bell; here the news becomes events. Any thread.
+ * thread has rung a context's bell; ready.c makes events of it, here the caller gets them. Any
+ * thread.
  *
- * The bell is taken, the items of each socket with news go to the ready list of their
- * instance, and the list is turned into events: level-triggered items stay on it while their
- * condition holds, edge-triggered ones leave it until there is news, ONESHOT ones until MOD.
  * The kernel's own set is merged in. Before sleeping, every context is armed, a full fence is
  * issued, and bell and list are looked at once more; the wake-up comes through the context's
- * eventfd in the kernel's set, edge-triggered and never read.
+ * eventfd in the kernel's set, edge-triggered and never read. An instance that is mixed, or has
+ * such below it (nest.c), sleeps in ppoll() on its descriptor and on this thread's of wait.c.
  *
- * Invariant: whoever leaves with events while others still sleep on the same instance arms
+ * Invariants: whoever leaves with events while others still sleep on the same instance arms
  * the contexts again and passes on what is left, so no news waits for a thread that is busy.
+ * From the second sleep of a call on, signals are blocked but inside the kernel's wait: one
+ * that comes between two sleeps interrupts the next.
  */
 #define _GNU_SOURCE 1
-#include "preload/epoll.h"
-
 #include <errno.h>
-#include <string.h>
+#include <limits.h>
+#include <pthread.h>
 
+#include "preload/epoll.h"
+#include "preload/wait.h"
 #include "service/base/clock.h"
 
-#define TAKE 64 /* members of a bell taken at once */
-#define SETTLE 32
 #define MERGE_EVERY 8 /* while there are adopted sockets' events, the kernel is asked every so many calls */
-
-/* ---- the ready list ---- */
-
-void item_unqueue(struct item *it)
-{
-	struct item_list *l = &it->ep->ready;
-
-	if (!it->queued)
-		return;
-	if (it->ready_prev)
-		it->ready_prev->ready_next = it->ready_next;
-	else
-		l->head = it->ready_next;
-	if (it->ready_next)
-		it->ready_next->ready_prev = it->ready_prev;
-	else
-		l->tail = it->ready_prev;
-	it->ready_prev = it->ready_next = NULL;
-	it->queued = false;
-	atomic_fetch_sub_explicit(&it->ep->nready, 1, memory_order_seq_cst);
-}
-
-static void item_append(struct item *it)
-{
-	struct item_list *l = &it->ep->ready;
-
-	it->ready_prev = l->tail;
-	it->ready_next = NULL;
-	if (l->tail)
-		l->tail->ready_next = it;
-	else
-		l->head = it;
-	l->tail = it;
-	it->queued = true;
-	/* full fence: pairs with sleepers in ep_wait() */
-	atomic_fetch_add_explicit(&it->ep->nready, 1, memory_order_seq_cst);
-}
-
-void ep_wake(struct ep *ep)
-{
-	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
-	uint64_t mask = atomic_load_explicit(&ep->contexts, memory_order_acquire);
-
-	if (c && mask)
-		core_context_wake(c, (uint32_t)__builtin_ctzll(mask));
-}
-
-void item_queue(struct item *it, struct ep *self)
-{
-	struct ep *ep = it->ep;
-
-	if (!lock_take(&ep->lock))
-		return;
-	if (!it->queued && !it->disabled)
-		item_append(it);
-	lock_drop(&ep->lock);
-	if (ep != self && atomic_load_explicit(&ep->sleepers, memory_order_seq_cst))
-		ep_wake(ep);
-}
-
-bool ep_listen(struct ep *ep, struct core *c, uint32_t context)
-{
-	struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = EP_MARK};
-	struct core *old = atomic_load_explicit(&ep->core, memory_order_acquire);
-	uint64_t bit = 1ull << context;
-
-	if (old == c && (atomic_load_explicit(&ep->contexts, memory_order_acquire) & bit))
-		return true;
-	if (old != c) { /* another start of the service: what is left of the old one has failed */
-		atomic_store_explicit(&ep->contexts, 0, memory_order_release);
-		atomic_store_explicit(&ep->core, c, memory_order_release);
-		ev.events = EPOLLRDHUP | EPOLLET;
-		libc()->epoll_ctl(ep->epfd, EPOLL_CTL_ADD, c->sock, &ev);
-		ev.events = EPOLLIN | EPOLLET;
-	}
-	if (libc()->epoll_ctl(ep->epfd, EPOLL_CTL_ADD, core_context_fd(c, context), &ev) && errno != EEXIST)
-		return false;
-	core_context_ref(c, context);
-	atomic_fetch_or_explicit(&ep->contexts, bit, memory_order_release);
-	return true;
-}
-
-/* ---- news ---- */
-
-void ep_news(struct core *c, uint32_t slot, struct ep *self)
-{
-	struct sock *s = slot < IPC_SLOTS ? atomic_load_explicit(&c->owner[slot], memory_order_acquire) : NULL;
-
-	if (!s)
-		return;
-	if (sock_is_open(s))
-		sock_settle(s);
-	if (!lock_take(&s->lock)) {
-		bell_ring(&c->shm->context[s->context].bell, slot); /* a signal handler: later */
-		return;
-	}
-	/* memory of sockets keeps its type: is it still this slot's? */
-	if (s->slot == slot && s->core == c)
-		ep_items_mark(s, self);
-	lock_drop(&s->lock);
-}
-
-void ep_drain(struct core *c, uint32_t context, struct ep *self)
-{
-	struct bell *b = &c->shm->context[context].bell;
-	uint32_t slots[TAKE], cursor = 0;
-
-	for (int round = 0; round < IPC_SLOTS / TAKE && bell_any(b); round++) {
-		uint32_t n = bell_take(b, slots, TAKE, &cursor);
-
-		for (uint32_t i = 0; i < n; i++)
-			ep_news(c, slots[i], self);
-		if (n < TAKE)
-			break;
-	}
-}
-
-static void ep_take(struct ep *ep)
-{
-	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
-
-	if (!c)
-		return;
-	for (uint64_t mask = atomic_load_explicit(&ep->contexts, memory_order_acquire); mask; mask &= mask - 1)
-		ep_drain(c, (uint32_t)__builtin_ctzll(mask), ep);
-}
-
-/* The service has gone: every adopted socket of this instance has failed. */
-static void ep_all_failed(struct ep *ep)
-{
-	if (!lock_take(&ep->lock))
-		return;
-	for (struct item *it = ep->all; it; it = it->all_next)
-		if (it->where == ITEM_USER && !it->queued && !it->disabled)
-			item_append(it);
-	lock_drop(&ep->lock);
-}
-
-/* ---- events ---- */
-
-/* Turn ready items into events. */
-static int ep_collect(struct ep *ep, struct epoll_event *events, int max)
-{
-	uint32_t left = atomic_load_explicit(&ep->nready, memory_order_seq_cst), nopen = 0;
-	struct sock *open[SETTLE];
-	int n = 0;
-
-	if (!left || !lock_take(&ep->lock))
-		return 0;
-	while (n < max && left-- && ep->ready.head) {
-		struct item *it = ep->ready.head;
-		uint32_t ev;
-
-		item_unqueue(it);
-		if (it->disabled || it->where != ITEM_USER)
-			continue;
-		if (unlikely(sock_state(it->sock) != SOCK_FAST || sock_is_open(it->sock))) {
-			/* its answer marks it again; if the service died without one, it goes back to Linux here */
-			if (nopen < SETTLE)
-				open[nopen++] = it->sock;
-			else
-				item_append(it);
-			continue;
-		}
-		ev = sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
-		if (!ev)
-			continue;
-		events[n].events = ev;
-		events[n++].data.u64 = it->data;
-		if (it->events & EPOLLONESHOT)
-			it->disabled = true;
-		else if (!(it->events & EPOLLET))
-			item_append(it);
-	}
-	lock_drop(&ep->lock);
-	while (nopen) /* memory of sockets keeps its type: one that has gone meanwhile has nothing to settle */
-		sock_settle(open[--nopen]);
-	return n;
-}
-
-/* Take our own marks out of the kernel's events and put the application's data back. */
-static int ep_filter(struct epoll_event *events, int n, bool *marked)
-{
-	int out = 0;
-
-	for (int i = 0; i < n; i++) {
-		uint64_t data = events[i].data.u64;
-
-		if (data == EP_MARK) {
-			*marked = true;
-			continue;
-		}
-		events[out] = events[i];
-		if (unlikely((data & EP_TAG_MASK) == EP_TAG) &&
-		    atomic_load_explicit(&ep_tags_used, memory_order_relaxed)) {
-			struct item *it = (struct item *)(uintptr_t)(data & ~EP_TAG_MASK);
-
-			it->disabled = true;
-			events[out].data.u64 = it->data;
-		}
-		out++;
-	}
-	return out;
-}
-
-/* ---- waiting ---- */
+#define MAX_EVENTS ((int)(INT_MAX / sizeof(struct epoll_event))) /* as Linux */
 
 struct ep_call {
 	int epfd, max;
@@ -237,35 +32,92 @@ struct ep_call {
 	uint64_t deadline; /* WAIT_FOREVER, or monotonic; 0: do not wait */
 	const sigset_t *mask;
 	bool precise; /* epoll_pwait2: nanoseconds */
+	struct wait_signals signals;
 };
 
-static int kernel_wait(const struct ep_call *call, struct epoll_event *events, int max, bool sleep)
-{
-	uint64_t now, left = 0;
+/* What the instance and those below it listen to. */
+struct ep_tree {
+	bool wide; /* mixed, or with members that are instances */
+	struct core *core;
+	uint64_t contexts;
+};
 
-	if (sleep && call->deadline == WAIT_FOREVER) {
-		return libc()->epoll_pwait(call->epfd, events, max, -1, call->mask);
-	} else if (sleep && call->deadline) {
-		now = clock_now_ns();
-		left = call->deadline > now ? call->deadline - now : 0;
-	}
+static int kernel_wait(const struct ep_call *call, int epfd, struct epoll_event *events, int max, bool sleep)
+{
+	const sigset_t *mask = wait_signals_mask(&call->signals, call->mask);
+	uint64_t left = sleep ? wait_left(call->deadline) : 0;
+
+	if (left == WAIT_FOREVER)
+		return mask ? libc()->epoll_pwait(epfd, events, max, -1, mask)
+			    : libc()->epoll_wait(epfd, events, max, -1);
 	if (call->precise && libc()->epoll_pwait2) {
 		struct timespec t = {.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
 
-		return libc()->epoll_pwait2(call->epfd, events, max, &t, call->mask);
+		return libc()->epoll_pwait2(epfd, events, max, &t, mask);
 	}
-	left = (left + NS_PER_MS - 1) / NS_PER_MS;
-	return libc()->epoll_pwait(call->epfd, events, max, left > INT32_MAX ? INT32_MAX : (int)left, call->mask);
+	left = MIN((left + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)INT_MAX);
+	return mask ? libc()->epoll_pwait(epfd, events, max, (int)left, mask)
+		    : libc()->epoll_wait(epfd, events, max, (int)left);
+}
+
+/* Take our own marks out of the kernel's events and put the application's data back. @ep may be NULL. */
+static int ep_filter(struct ep *ep, struct epoll_event *events, int n, bool *marked)
+{
+	bool lost = false;
+	int out = 0;
+
+	for (int i = 0; i < n; i++) {
+		uint64_t data = events[i].data.u64;
+
+		if (data == EP_MARK || data == EP_MARK_SOCK) {
+			*marked = true;
+			lost |= data == EP_MARK_SOCK;
+			continue;
+		}
+		if (unlikely((data & EP_TAG_MASK) == EP_TAG) &&
+		    atomic_load_explicit(&ep_tags_used, memory_order_relaxed) && !item_fired(ep, (uint32_t)data, &data))
+			continue;
+		events[out].events = events[i].events;
+		events[out++].data.u64 = data;
+	}
+	if (*marked && ep) {
+		struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
+
+		if (c && (lost ? core_check(c) : core_is_dead(c)))
+			ep_all_failed(ep);
+	}
+	return out;
+}
+
+/* Without sleeping. Marks do not count, so they do not take the place of an event. */
+static int kernel_look(struct ep *ep, const struct ep_call *call, struct epoll_event *events, int max)
+{
+	int n = 0;
+
+	if (max <= 0)
+		return 0;
+	atomic_fetch_add_explicit(&ep->inside, 1, memory_order_seq_cst);
+	for (int tries = 0; !n && tries < IPC_CONTEXTS + 2; tries++) {
+		bool marked = false;
+		int k = kernel_wait(call, ep_fd(ep), events, max, false);
+
+		n = k > 0 ? ep_filter(ep, events, k, &marked) : k;
+		if (k < max)
+			break;
+	}
+	atomic_fetch_sub_explicit(&ep->inside, 1, memory_order_seq_cst);
+	return n;
 }
 
 /* Leaving with events while others sleep on the same instance: see the invariant above. */
-static void ep_hand_on(struct ep *ep, struct core *c)
+static void ep_hand_on(struct ep *ep)
 {
+	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
 	bool work = atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0;
 
-	if (!c || !atomic_load_explicit(&ep->sleepers, memory_order_seq_cst))
+	if (!c || !ep_has_sleepers(ep))
 		return;
-	for (uint64_t mask = ep->contexts; mask; mask &= mask - 1) {
+	for (uint64_t mask = atomic_load_explicit(&ep->contexts, memory_order_acquire); mask; mask &= mask - 1) {
 		uint32_t i = (uint32_t)__builtin_ctzll(mask);
 
 		core_context_arm(c, i);
@@ -276,120 +128,173 @@ static void ep_hand_on(struct ep *ep, struct core *c)
 }
 
 /* Arm every context. Returns true if there is work already. */
-static bool ep_arm(struct ep *ep, struct core *c)
+static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 {
-	for (uint64_t mask = ep->contexts; mask; mask &= mask - 1) {
+	for (uint64_t mask = contexts; mask; mask &= mask - 1) {
 		uint32_t i = (uint32_t)__builtin_ctzll(mask);
 
 		core_context_arm(c, i);
 		if (bell_any(&c->shm->context[i].bell))
 			return true;
 	}
-	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0;
+	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0 || (c && core_is_dead(c));
 }
 
-/* Now and then the kernel's set goes first, so that busy adopted sockets do not starve it. */
-static int ep_look(struct ep *ep, const struct ep_call *call)
+/*
+ * What there is now. Now and then the kernel's set goes first, so that busy adopted sockets do
+ * not starve it, nor it them.
+ */
+static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tree)
 {
-	bool marked = false, kernel_first;
-	int n = 0, k = 0;
+	uint32_t turn = atomic_fetch_add_explicit(&ep->turns, 1, memory_order_relaxed);
+	bool first, later;
+	int n = 0, k;
 
-	ep_take(ep);
-	kernel_first = atomic_load_explicit(&ep->nready, memory_order_relaxed) &&
-		       atomic_fetch_add_explicit(&ep->turns, 1, memory_order_relaxed) % MERGE_EVERY == 0;
-	if (kernel_first) {
-		k = kernel_wait(call, call->events, call->max, false);
-		n = k > 0 ? ep_filter(call->events, k, &marked) : 0;
+	lend_check(ep);
+	*tree = (struct ep_tree){.wide = nest_any(ep)};
+	if (tree->wide)
+		nest_refresh(ep, true, &tree->core, &tree->contexts);
+	else
+		ep_take(ep);
+	if (atomic_load_explicit(&ep->nready, memory_order_relaxed)) {
+		first = turn % (tree->wide ? 2 : MERGE_EVERY) == 0;
+		later = !first && tree->wide;
+	} else {
+		first = tree->wide || !call->deadline; /* the sleeping call asks the kernel */
+		later = false;
 	}
-	n += ep_collect(ep, call->events + n, call->max - n);
-	if (!n && kernel_first && k < 0)
-		return k; /* a signal */
-	if (n || kernel_first || call->deadline)
-		return n; /* the sleeping call asks the kernel */
-	k = kernel_wait(call, call->events, call->max, false);
-	return k > 0 ? ep_filter(call->events, k, &marked) : k;
+	if (first) {
+		n = kernel_look(ep, call, call->events, call->max);
+		if (n < 0 && errno != EINTR)
+			return n;
+	}
+	k = ep_collect(ep, call->events + MAX(n, 0), call->max - MAX(n, 0));
+	if (k == -EFAULT && n <= 0) {
+		errno = EFAULT;
+		return -1;
+	}
+	if (k > 0)
+		n = MAX(n, 0) + k;
+	later |= !n && !first && !call->deadline; /* what was on the list is no longer ready */
+	if (later && n < call->max) {
+		k = kernel_look(ep, call, call->events + n, call->max - n);
+		n = n ? n + MAX(k, 0) : k;
+	}
+	return n;
 }
 
-static int ep_wait(struct ep *ep, const struct ep_call *call)
+/* Sleep in the kernel's set. Returns events, 0: look again, or -1. */
+static int sleep_plain(struct ep *ep, struct ep_call *call)
+{
+	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
+	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .refs = FILE_REF, .count = &ep->plain};
+	bool marked = false;
+	uint32_t place;
+	int n = 0, k;
+
+	/* full fence: pairs with the append in ready.c */
+	atomic_fetch_add_explicit(&ep->plain, 1, memory_order_seq_cst);
+	place = held_push(&h);
+	atomic_fetch_add_explicit(&ep->inside, 1, memory_order_seq_cst);
+	/* pairs with the store in mix_locked(): it sees plain, or we see mixed */
+	if (!atomic_load_explicit(&ep->mixed, memory_order_seq_cst) &&
+	    !(c && arm(ep, c, atomic_load_explicit(&ep->contexts, memory_order_acquire))))
+		n = kernel_wait(call, ep_fd(ep), call->events, call->max, true);
+	if (n > 0)
+		n = ep_filter(ep, call->events, n, &marked);
+	atomic_fetch_sub_explicit(&ep->inside, 1, memory_order_seq_cst);
+	held_pop(place);
+	atomic_fetch_sub_explicit(&ep->plain, 1, memory_order_seq_cst);
+	if (n <= 0 || n == call->max)
+		return n;
+	ep_take(ep);
+	k = ep_collect(ep, call->events + n, call->max - n);
+	return k > 0 ? n + k : n;
+}
+
+/* Sleep beside it. Returns 0: look again, or -1. */
+static int sleep_apart(struct ep *ep, struct ep_call *call, const struct ep_tree *tree)
+{
+	struct held h = {.frame = __builtin_frame_address(0), .file = &ep->file, .refs = FILE_REF, .count = &ep->apart};
+	struct pollfd p[2] = {{.fd = ep_fd(ep), .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+	uint32_t place;
+	int n = 0;
+
+	if (tree->core) {
+		p[1].fd = wait_fd(tree->core, tree->contexts);
+		if (p[1].fd < 0) {
+			errno = ENOMEM;
+			return -1;
+		}
+	}
+	atomic_fetch_add_explicit(&ep->apart, 1, memory_order_seq_cst);
+	place = held_push(&h);
+	if (!tree->core || !arm(ep, tree->core, tree->contexts))
+		n = wait_ppoll(p, 2, call->deadline, wait_signals_mask(&call->signals, call->mask));
+	held_pop(place);
+	atomic_fetch_sub_explicit(&ep->apart, 1, memory_order_seq_cst);
+	if (n > 0 && p[1].revents)
+		wait_clear(p[1].fd);
+	return MIN(n, 0);
+}
+
+static int ep_wait(struct ep *ep, struct ep_call *call)
+{
+	for (bool again = false;; again = true) {
+		struct ep_tree tree;
+		int n = ep_look(ep, call, &tree);
+
+		if (!n && call->deadline && !(again && !wait_left(call->deadline))) {
+			if (again)
+				wait_signals_hold(&call->signals);
+			n = tree.wide ? sleep_apart(ep, call, &tree) : sleep_plain(ep, call);
+			if (!n)
+				continue;
+		}
+		if (n > 0)
+			ep_hand_on(ep);
+		return n;
+	}
+}
+
+/* An instance we do not know: inherited, perhaps with tags and marks of the parent's. */
+static int foreign_wait(struct ep_call *call)
 {
 	for (;;) {
-		struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
 		bool marked = false;
-		int n = c ? ep_look(ep, call) : 0;
+		int n = kernel_wait(call, call->epfd, call->events, call->max, true);
 
-		if (n || (c && !call->deadline)) {
-			if (n > 0)
-				ep_hand_on(ep, c);
+		if (n <= 0)
 			return n;
-		}
-		if (c)
-			/* full fence: pairs with the append in item_queue() */
-			atomic_fetch_add_explicit(&ep->sleepers, 1, memory_order_seq_cst);
-		n = c && ep_arm(ep, c) ? 0 : kernel_wait(call, call->events, call->max, true);
-		if (c)
-			atomic_fetch_sub_explicit(&ep->sleepers, 1, memory_order_seq_cst);
-		if (n < 0)
+		n = ep_filter(NULL, call->events, n, &marked);
+		if (n || !marked || (call->deadline != WAIT_FOREVER && !wait_left(call->deadline)))
 			return n;
-		if (n > 0) {
-			n = ep_filter(call->events, n, &marked);
-			c = atomic_load_explicit(&ep->core, memory_order_acquire);
-		}
-		if (marked && c && core_check(c))
-			ep_all_failed(ep);
-		if (n > 0) {
-			if (c && n < call->max) {
-				ep_take(ep);
-				n += ep_collect(ep, call->events + n, call->max - n);
-			}
-			ep_hand_on(ep, c);
-			return n;
-		}
-		if (!marked && !(c && ep->nready) && call->deadline != WAIT_FOREVER &&
-		    clock_now_ns() >= call->deadline) {
-			n = c ? ep_look(ep, call) : 0;
-			return n > 0 ? n : 0;
-		}
+		wait_signals_hold(&call->signals);
+		/* the mark may be one that stays until the parent has been in its call */
+		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
 	}
-}
-
-/* An instance we do not know: inherited, perhaps with tags of the parent's. */
-static int foreign_wait(const struct ep_call *call)
-{
-	bool marked;
-	int n;
-
-	do {
-		marked = false;
-		n = kernel_wait(call, call->events, call->max, true);
-		if (n > 0)
-			n = ep_filter(call->events, n, &marked);
-	} while (!n && marked);
-	return n;
 }
 
 static int ep_call(struct ep_call *call)
 {
-	struct file *f = file_get(call->epfd);
-	int n;
+	struct file *f;
+	int n, saved;
 
-	if (f && f->type == FILE_EPOLL && call->max > 0 && call->events)
+	pthread_testcancel();
+	held_reap();
+	f = file_get(call->epfd);
+	if (f && f->type == FILE_LENT)
+		lend_use(f);
+	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS)
 		n = ep_wait(container_of(f, struct ep, file), call);
 	else
 		n = foreign_wait(call);
-	if (f) {
-		int saved = errno;
-
+	saved = errno;
+	if (f)
 		file_put(f);
-		errno = saved;
-	}
+	wait_signals_release(&call->signals);
+	errno = saved;
 	return n;
-}
-
-static uint64_t deadline_ms(int timeout)
-{
-	if (timeout < 0)
-		return WAIT_FOREVER;
-	return timeout ? clock_now_ns() + (uint64_t)timeout * NS_PER_MS : 0;
 }
 
 PUBLIC int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
@@ -398,48 +303,31 @@ PUBLIC int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeou
 
 	if (!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed))
 		return libc()->epoll_pwait(epfd, events, max, timeout, mask);
-	call.deadline = deadline_ms(timeout);
+	call.deadline = wait_until_ms(timeout);
 	return ep_call(&call);
 }
 
 PUBLIC int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 {
-	return epoll_pwait(epfd, events, max, timeout, NULL);
+	struct ep_call call = {.epfd = epfd, .max = max, .events = events};
+
+	if (!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed))
+		return libc()->epoll_wait(epfd, events, max, timeout);
+	call.deadline = wait_until_ms(timeout);
+	return ep_call(&call);
 }
 
 PUBLIC int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
 			const sigset_t *mask)
 {
 	struct ep_call call = {.epfd = epfd, .max = max, .events = events, .mask = mask, .precise = true};
-	uint64_t ns;
 
 	if (!libc()->epoll_pwait2) {
 		errno = ENOSYS;
 		return -1;
 	}
-	if (!file_get_any(epfd) || (timeout && (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)))
+	if ((!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed)) ||
+	    !wait_until(timeout, &call.deadline))
 		return libc()->epoll_pwait2(epfd, events, max, timeout, mask);
-	ns = timeout ? (uint64_t)timeout->tv_sec * NS_PER_S + (uint64_t)timeout->tv_nsec : 0;
-	call.deadline = !timeout ? WAIT_FOREVER : ns ? clock_now_ns() + ns : 0;
 	return ep_call(&call);
-}
-
-uint32_t ep_poll(struct file *f, struct core **core, uint64_t *mask)
-{
-	struct ep *ep = container_of(f, struct ep, file);
-	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
-	uint32_t ready = 0;
-
-	if (!c || !atomic_load_explicit(&ep->users, memory_order_relaxed) || (*core && *core != c))
-		return 0;
-	*core = c;
-	*mask |= ep->contexts;
-	ep_take(ep);
-	if (!lock_take(&ep->lock))
-		return 0;
-	for (struct item *it = ep->ready.head; it && !ready; it = it->ready_next)
-		if (!it->disabled)
-			ready = sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
-	lock_drop(&ep->lock);
-	return ready ? POLLIN | POLLRDNORM : 0;
 }

@@ -151,6 +151,11 @@ void fd_forget(int fd)
 		file_drop(atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel));
 }
 
+int fd_top(void)
+{
+	return atomic_load_explicit(&fd_highest, memory_order_relaxed);
+}
+
 int fd_find(const struct file *f)
 {
 	int highest = atomic_load_explicit(&fd_highest, memory_order_relaxed);

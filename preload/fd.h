@@ -18,7 +18,8 @@
 
 #define FD_MAX (1 << 20)
 
-enum file_type { FILE_OWN, FILE_SOCK, FILE_EPOLL };
+/* LENT: the parent's epoll instance, in a forked child (lend.c). */
+enum file_type { FILE_OWN, FILE_SOCK, FILE_EPOLL, FILE_LENT };
 
 struct file {
 	enum file_type type;
@@ -89,6 +90,8 @@ bool fd_is_own(int fd);
 void fd_set_file(int fd, struct file *f);
 /* Take @fd out of the table. */
 void fd_forget(int fd);
+/* The highest descriptor that was ever in the table, or -1. */
+int fd_top(void);
 /* A descriptor of @f, or -1. */
 int fd_find(const struct file *f);
 /* Is the caller a child that works in its parent's memory? A system call. */

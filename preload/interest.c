@@ -1,60 +1,33 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Membership of TCP sockets in epoll instances: epoll_create, epoll_ctl, and the moves between
- * the kernel's set and the user-level one at adoption. Not in a packet's way. Any thread.
+ * Membership of TCP sockets in epoll instances: epoll_ctl, and the moves between the
+ * kernel's set and the user-level one at adoption. Not in a packet's way. Any thread.
  *
  * Invariants: an item belongs to one socket's list (s->lock) and one instance's list
  * (ep->lock, taken inside). While its socket is ADOPTING or FAST an item is not in the
  * kernel's set, so nobody sees the kernel socket's readiness. ONESHOT items are registered
- * with a tag in place of the application's data, so that we learn when the kernel disables them.
+ * with a tag in place of the application's data, so that we learn when the kernel disables
+ * them.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "preload/user.h"
+
+#define ITEMS (1u << 20) /* a tag is an item's number and 12 bits of generation: 6 lives, 6 registrations */
+#define TAG_LIFE (1u << 26)
+#define TAG_REG (1u << 20)
+/* What Linux permits beside EPOLLEXCLUSIVE. */
+#define EXCLUSIVE_OK ((uint32_t)(EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE))
 
 _Atomic bool ep_tags_used;
 
 static struct pool item_pool = {.size = sizeof(struct item)};
-static struct pool ep_pool = {.size = sizeof(struct ep)};
-
-static void ep_track(int epfd)
-{
-	struct ep *ep;
-
-	if ((unsigned)epfd >= FD_MAX)
-		return;
-	fd_start();
-	ep = pool_get(&ep_pool);
-	if (!ep)
-		return;
-	memset((char *)ep + sizeof(ep->file), 0, sizeof(*ep) - sizeof(ep->file));
-	ep->file.type = FILE_EPOLL;
-	ep->epfd = epfd;
-	atomic_store_explicit(&ep->file.fds, 0, memory_order_relaxed);
-	atomic_store_explicit(&ep->file.refs, 1, memory_order_release);
-	fd_set_file(epfd, &ep->file);
-	file_put(&ep->file);
-}
-
-PUBLIC int epoll_create(int size)
-{
-	int epfd = libc()->epoll_create(size);
-
-	if (epfd >= 0)
-		ep_track(epfd);
-	return epfd;
-}
-
-PUBLIC int epoll_create1(int flags)
-{
-	int epfd = libc()->epoll_create1(flags);
-
-	if (epfd >= 0)
-		ep_track(epfd);
-	return epfd;
-}
+static _Atomic(struct item *) items[ITEMS]; /* by number; an item keeps its number for ever */
+static _Atomic uint32_t items_next = 1;
+static uint32_t items_inherited; /* in a forked child: numbers below are the parent's */
 
 /* ---- items ---- */
 
@@ -74,42 +47,72 @@ static void item_put(struct item *it)
 		pool_put(&item_pool, it);
 }
 
-static struct item *item_add(struct sock *s, struct ep *ep, int fd)
+/* Give @it a number for tags. ep->lock and s->lock held. */
+static bool item_number(struct item *it)
+{
+	uint32_t id = it->id ? it->id : atomic_fetch_add_explicit(&items_next, 1, memory_order_relaxed);
+
+	if (id >= ITEMS) {
+		atomic_store_explicit(&items_next, ITEMS, memory_order_relaxed);
+		return false;
+	}
+	if (!it->id) {
+		it->id = it->tag = id;
+		atomic_store_explicit(&items[id], it, memory_order_release);
+	}
+	return true;
+}
+
+/* The socket's list: EXCLUSIVE ones at the end, first come first served, as in Linux's wait queues. */
+static void item_link(struct sock *s, struct item *it, bool exclusive)
+{
+	struct item **p = &s->items;
+
+	while (exclusive && *p)
+		p = &(*p)->sock_next;
+	it->sock_next = *p;
+	*p = it;
+}
+
+static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
 {
 	struct item *it = s->first.ep ? pool_get(&item_pool) : &s->first; /* mostly it is the only one */
 
 	if (!it)
 		return NULL;
-	memset(it, 0, sizeof(*it));
-	it->ep = ep;
 	it->sock = s;
-	it->fd = fd;
 	if (!lock_take(&ep->lock)) {
 		item_put(it);
 		return NULL;
 	}
+	it->ep = ep;
+	it->fd = fd;
+	it->events = ev->events;
+	it->data = ev->data.u64;
+	it->where = ITEM_NONE;
+	it->queued = it->disabled = false;
+	it->all_prev = NULL;
 	it->all_next = ep->all;
 	if (ep->all)
 		ep->all->all_prev = it;
 	ep->all = it;
+	atomic_store_explicit(&it->owner, ep, memory_order_release);
 	lock_drop(&ep->lock);
-	it->sock_next = s->items;
-	s->items = it;
+	item_link(s, it, ev->events & EPOLLEXCLUSIVE);
 	return it;
 }
 
-/* s->lock held. Takes it out of both lists. */
-static void item_remove(struct item *it)
+void item_remove(struct item *it)
 {
 	struct ep *ep = it->ep;
 	struct item **p = &it->sock->items;
 
+	if (!lock_take(&ep->lock))
+		return; /* cannot be: no application code runs under ep->lock but signal handlers, see lock.h */
 	while (*p && *p != it)
 		p = &(*p)->sock_next;
 	if (*p)
 		*p = it->sock_next;
-	if (!lock_take(&ep->lock))
-		return; /* cannot be: no application code runs under ep->lock but signal handlers, see lock.h */
 	item_unqueue(it);
 	if (it->all_prev)
 		it->all_prev->all_next = it->all_next;
@@ -117,33 +120,64 @@ static void item_remove(struct item *it)
 		ep->all = it->all_next;
 	if (it->all_next)
 		it->all_next->all_prev = it->all_prev;
-	lock_drop(&ep->lock);
 	if (it->where == ITEM_USER)
 		atomic_fetch_sub_explicit(&ep->users, 1, memory_order_relaxed);
+	it->where = ITEM_NONE;
+	it->tag = (it->tag + TAG_LIFE) & ~((TAG_LIFE - 1) ^ (TAG_REG - 1));
+	atomic_store_explicit(&it->owner, NULL, memory_order_release);
+	ep_unkick(ep);
+	lock_drop(&ep->lock);
 	item_put(it);
 }
 
+/* Register it in the kernel's set. ep->lock and s->lock held. */
 static int item_kernel(struct item *it, int op)
 {
 	struct epoll_event ev = {.events = it->events, .data.u64 = it->data};
-	int ret;
+	int ret, fd = it->fd;
 
-	it->tagged = it->events & EPOLLONESHOT;
-	if (it->tagged) {
-		ev.data.u64 = EP_TAG | (uint64_t)(uintptr_t)it;
+	if (atomic_load_explicit(&fd_table[fd], memory_order_relaxed) != &it->sock->file)
+		fd = it->sock->fd; /* closed, while a duplicate lives */
+	if (it->events & EPOLLONESHOT) {
+		if (!item_number(it)) {
+			errno = ENOMEM;
+			return -1;
+		}
+		it->tag = (it->tag & ~((TAG_LIFE - 1) ^ (TAG_REG - 1))) | ((it->tag + TAG_REG) & (TAG_LIFE - 1));
+		ev.data.u64 = EP_TAG | it->tag;
 		atomic_store_explicit(&it->sock->tagged, true, memory_order_relaxed);
 		atomic_store_explicit(&ep_tags_used, true, memory_order_relaxed);
 	}
-	ret = libc()->epoll_ctl(it->ep->epfd, op, it->fd, &ev);
+	ret = libc()->epoll_ctl(ep_fd(it->ep), op, fd, &ev);
 	if (!ret)
 		it->where = ITEM_KERNEL;
 	return ret;
 }
 
-static void item_to_user(struct item *it)
+bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data)
 {
-	it->where = ITEM_USER;
-	atomic_fetch_add_explicit(&it->ep->users, 1, memory_order_relaxed);
+	struct item *it = atomic_load_explicit(&items[tag % ITEMS], memory_order_acquire);
+	bool ours, is_child = !ep && it && tag % ITEMS < items_inherited;
+
+	if (it && !ep) /* a number that is being closed, or reused, in another thread */
+		ep = atomic_load_explicit(&it->owner, memory_order_acquire);
+	if (!it || !ep || (!is_child && atomic_load_explicit(&it->owner, memory_order_acquire) != ep))
+		return false;
+	if (is_child) { /* its parent's instance: our copy is of the time of the fork, and nobody changes it */
+		*data = it->data;
+		return !((it->tag ^ tag) & ~(TAG_LIFE - 1));
+	}
+	if (!lock_take(&ep->lock))
+		return false;
+	/* another life: it was removed meanwhile. Another registration: armed again meanwhile. */
+	ours = atomic_load_explicit(&it->owner, memory_order_relaxed) == ep && !((it->tag ^ tag) & ~(TAG_LIFE - 1));
+	if (ours) {
+		*data = it->data;
+		if (it->tag == tag)
+			it->disabled = true;
+	}
+	lock_drop(&ep->lock);
+	return ours;
 }
 
 /* ---- what adoption asks for; s->lock held ---- */
@@ -167,17 +201,37 @@ int ep_context(const struct sock *s, struct core *c)
 	return core_context_get(c);
 }
 
+/* Can @it leave the kernel's set now? */
+static bool item_can_leave(const struct item *it)
+{
+	struct ep *ep = it->ep;
+
+	if (ep->alone || ep->lent)
+		return false;
+	if (it->where != ITEM_KERNEL)
+		return true;
+	/* registered under a number that is closed: Linux cannot remove it either */
+	if (atomic_load_explicit(&fd_table[it->fd], memory_order_relaxed) != &it->sock->file)
+		return false;
+	/* it may have fired in a thread that has not told us yet */
+	return !(it->events & EPOLLONESHOT) || it->disabled || !atomic_load_explicit(&ep->inside, memory_order_seq_cst);
+}
+
 bool ep_items_to_user(struct sock *s)
 {
 	for (struct item *it = s->items; it; it = it->sock_next)
-		if (it->ep->nested || !ep_listen(it->ep, s->core, s->context))
+		if (!item_can_leave(it) || !ep_listen(it->ep, s->core, s->context))
 			return false;
 	for (struct item *it = s->items; it; it = it->sock_next) {
 		struct epoll_event none = {0};
 
+		if (it->where == ITEM_USER || !lock_take(&it->ep->lock))
+			continue;
 		if (it->where == ITEM_KERNEL)
-			libc()->epoll_ctl(it->ep->epfd, EPOLL_CTL_DEL, it->fd, &none);
-		item_to_user(it);
+			libc()->epoll_ctl(ep_fd(it->ep), EPOLL_CTL_DEL, it->fd, &none);
+		it->where = ITEM_USER;
+		atomic_fetch_add_explicit(&it->ep->users, 1, memory_order_relaxed);
+		lock_drop(&it->ep->lock);
 	}
 	return true;
 }
@@ -185,70 +239,33 @@ bool ep_items_to_user(struct sock *s)
 void ep_items_to_kernel(struct sock *s)
 {
 	for (struct item *it = s->items; it; it = it->sock_next) {
-		if (it->where != ITEM_USER)
+		if (it->where != ITEM_USER || !lock_take(&it->ep->lock))
 			continue;
+		item_unqueue(it);
 		atomic_fetch_sub_explicit(&it->ep->users, 1, memory_order_relaxed);
-		if (it->disabled)
-			it->where = ITEM_PARKED;
-		else if (item_kernel(it, EPOLL_CTL_ADD))
+		it->where = ITEM_PARKED;
+		if (!it->disabled && item_kernel(it, EPOLL_CTL_ADD))
 			item_kernel(it, EPOLL_CTL_MOD);
-		if (lock_take(&it->ep->lock)) {
-			item_unqueue(it);
-			lock_drop(&it->ep->lock);
-		}
+		ep_unkick(it->ep);
+		lock_drop(&it->ep->lock);
 	}
-}
-
-void ep_items_mark(struct sock *s, struct ep *self)
-{
-	for (struct item *it = s->items; it; it = it->sock_next)
-		if (it->where == ITEM_USER)
-			item_queue(it, self);
 }
 
 void ep_items_remove(struct sock *s)
 {
-	while (s->items)
-		item_remove(s->items);
-}
+	struct item *last = NULL;
 
-/* The instance has no descriptor any more: its items go. Their sockets live on. */
-void ep_closed(struct file *f)
-{
-	struct ep *ep = container_of(f, struct ep, file);
-
-	for (;;) {
-		struct item *it;
-		struct sock *s;
-
-		if (!lock_take(&ep->lock))
-			return;
-		it = ep->all;
-		s = it ? it->sock : NULL;
-		lock_drop(&ep->lock);
-		if (!s)
-			break;
-		if (!lock_take(&s->lock))
-			return;
-		for (it = s->items; it && it->ep != ep; it = it->sock_next)
-			;
-		if (it)
-			item_remove(it);
-		lock_drop(&s->lock);
+	while (s->items && s->items != last) {
+		last = s->items;
+		item_remove(last);
 	}
-	for (uint64_t mask = atomic_exchange(&ep->contexts, 0); mask; mask &= mask - 1)
-		core_context_put(atomic_load(&ep->core), (uint32_t)__builtin_ctzll(mask));
 }
 
-void ep_free(struct file *f)
+void item_child(void)
 {
-	pool_put(&ep_pool, container_of(f, struct ep, file));
-}
-
-void ep_child(void)
-{
-	ep_pool.lock.owner = 0;
-	item_pool.lock.owner = 0;
+	/* what is inherited is left as it is, for the tags of an instance that we share with the parent */
+	item_pool = (struct pool){.size = sizeof(struct item)};
+	items_inherited = atomic_load(&items_next);
 }
 
 /* ---- epoll_ctl ---- */
@@ -259,47 +276,56 @@ static int fail(int err)
 	return -1;
 }
 
+/* Remove @it, keep errno. */
+static int item_undo(struct item *it, int err)
+{
+	item_remove(it);
+	return fail(err);
+}
+
+/* Register @it with @ev in the kernel's set; if Linux refuses, it stays as it was. s->lock held. */
+static int ctl_kernel(struct item *it, int op, const struct epoll_event *ev)
+{
+	uint32_t events = it->events, tag = it->tag;
+	uint64_t data = it->data;
+	int ret;
+
+	if (!lock_take(&it->ep->lock))
+		return fail(ENOMEM);
+	it->events = ev->events;
+	it->data = ev->data.u64;
+	ret = item_kernel(it, op);
+	if (ret) {
+		it->events = events;
+		it->data = data;
+		it->tag = tag;
+	} else {
+		it->disabled = false;
+	}
+	lock_drop(&it->ep->lock);
+	return ret;
+}
+
 static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_event *ev)
 {
 	struct item *it = item_find(s, ep, fd);
-	bool was_known = it;
 
-	if (!ev)
-		return fail(EFAULT);
-	if (sock_state(s) != SOCK_LINUX && it)
+	if ((ev->events & EPOLLEXCLUSIVE) && (ev->events & ~EXCLUSIVE_OK))
+		return fail(EINVAL);
+	if (it && it->where == ITEM_KERNEL) /* EEXIST, unless it went with a close that we did not see */
+		return ctl_kernel(it, EPOLL_CTL_ADD, ev);
+	if (it)
 		return fail(EEXIST);
-	if (!it)
-		it = item_add(s, ep, fd);
+	it = item_add(s, ep, fd, ev);
 	if (!it)
 		return fail(ENOMEM);
-	if (sock_state(s) == SOCK_LINUX) {
-		struct item old = *it;
-
-		it->events = ev->events;
-		it->data = ev->data.u64;
-		if (!item_kernel(it, EPOLL_CTL_ADD)) {
-			it->disabled = false;
-			return 0;
-		}
-		if (was_known) {
-			it->events = old.events;
-			it->data = old.data;
-			it->tagged = old.tagged;
-		} else {
-			int err = errno;
-
-			item_remove(it);
-			errno = err;
-		}
-		return -1;
-	}
-	if (!ep_listen(ep, s->core, s->context)) {
-		item_remove(it);
-		return fail(ENOMEM);
-	}
-	it->events = ev->events;
-	it->data = ev->data.u64;
-	item_to_user(it);
+	if (sock_state(s) == SOCK_LINUX)
+		return ctl_kernel(it, EPOLL_CTL_ADD, ev) ? item_undo(it, errno) : 0;
+	if (ep->alone || ep->lent || !ep_listen(ep, s->core, s->context) || !lock_take(&ep->lock))
+		return item_undo(it, ENOMEM);
+	it->where = ITEM_USER;
+	atomic_fetch_add_explicit(&ep->users, 1, memory_order_relaxed);
+	lock_drop(&ep->lock);
 	item_queue(it, NULL);
 	return 0;
 }
@@ -308,25 +334,24 @@ static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 {
 	struct item *it = item_find(s, ep, fd);
 
+	if (ev->events & EPOLLEXCLUSIVE)
+		return fail(EINVAL);
 	if (!it)
 		return sock_state(s) == SOCK_LINUX
-			       ? libc()->epoll_ctl(ep->epfd, EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev)
+			       ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev)
 			       : fail(ENOENT);
-	if (!ev)
-		return fail(EFAULT);
-	if (it->where == ITEM_USER && ((it->events | ev->events) & EPOLLEXCLUSIVE))
+	if (it->events & EPOLLEXCLUSIVE)
 		return fail(EINVAL);
-	if (lock_take(&ep->lock)) {
-		it->events = ev->events;
-		it->data = ev->data.u64;
-		it->disabled = false;
-		lock_drop(&ep->lock);
-	}
-	if (it->where == ITEM_USER) {
-		item_queue(it, NULL);
-		return 0;
-	}
-	return item_kernel(it, it->where == ITEM_PARKED ? EPOLL_CTL_ADD : EPOLL_CTL_MOD);
+	if (it->where != ITEM_USER)
+		return ctl_kernel(it, it->where == ITEM_KERNEL ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, ev);
+	if (!lock_take(&ep->lock))
+		return fail(ENOMEM);
+	it->events = ev->events;
+	it->data = ev->data.u64;
+	it->disabled = false;
+	lock_drop(&ep->lock);
+	item_queue(it, NULL);
+	return 0;
 }
 
 static int ctl_del(struct ep *ep, struct sock *s, int fd)
@@ -336,29 +361,73 @@ static int ctl_del(struct ep *ep, struct sock *s, int fd)
 	int ret = 0;
 
 	if (!it)
-		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep->epfd, EPOLL_CTL_DEL, fd, &none)
+		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none)
 						   : fail(ENOENT);
 	if (it->where == ITEM_KERNEL)
-		ret = libc()->epoll_ctl(ep->epfd, EPOLL_CTL_DEL, fd, &none);
+		ret = libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none);
 	item_remove(it);
 	return ret;
 }
 
-/* A file that is not a tracked socket: the kernel's alone. */
+static int ctl_sock(struct ep *ep, struct sock *s, int op, int fd, const struct epoll_event *ev)
+{
+	if (op == EPOLL_CTL_ADD)
+		return ctl_add(ep, s, fd, ev);
+	if (op == EPOLL_CTL_MOD)
+		return ctl_mod(ep, s, fd, ev);
+	return op == EPOLL_CTL_DEL ? ctl_del(ep, s, fd) : fail(EINVAL);
+}
+
+/* A file that is not a tracked socket: the kernel's alone, but we must know which instances are in which. */
 static int ctl_other(int epfd, int op, int fd, struct epoll_event *ev)
 {
-	struct file *f = file_get(fd);
+	struct file *f = file_get(fd), *outer;
+	int ret;
 
-	if (f) {
-		enum file_type type = f->type;
-
-		if (type == FILE_EPOLL && op == EPOLL_CTL_ADD)
-			atomic_store(&container_of(f, struct ep, file)->nested, true);
-		file_put(f);
-		if (type == FILE_OWN)
-			return fail(EBADF);
+	outer = file_get(epfd);
+	if (outer && outer->type == FILE_LENT)
+		lend_use(outer);
+	if (outer)
+		file_put(outer);
+	if (!f || f->type == FILE_LENT) {
+		if (f)
+			lend_use(f);
+		ret = libc()->epoll_ctl(epfd, op, fd, ev);
+		if (f)
+			file_put(f);
+		return ret;
 	}
-	return libc()->epoll_ctl(epfd, op, fd, ev);
+	if (f->type != FILE_EPOLL) {
+		file_put(f);
+		return fail(EBADF); /* one of our own */
+	}
+	ret = libc()->epoll_ctl(epfd, op, fd, ev);
+	outer = !ret && op != EPOLL_CTL_MOD ? file_get(epfd) : NULL;
+	if (outer && outer->type == FILE_EPOLL) {
+		struct ep *in = container_of(f, struct ep, file), *out = container_of(outer, struct ep, file);
+
+		if (op == EPOLL_CTL_DEL)
+			nest_remove(out, in, fd);
+		else if (!nest_add(out, in, fd))
+			atomic_store_explicit(&in->alone, true, memory_order_relaxed);
+	} else if (!ret && op == EPOLL_CTL_ADD) {
+		ep_lend(container_of(f, struct ep, file)); /* in an instance that we cannot see */
+	}
+	if (outer)
+		file_put(outer);
+	file_put(f);
+	return ret;
+}
+
+/* Can adopted sockets be members of @f, the epoll instance of a call? */
+static bool can_be_seen(struct file *f)
+{
+	struct ep *ep = container_of(f, struct ep, file);
+
+	if (!f || f->type != FILE_EPOLL)
+		return false;
+	lend_check(ep);
+	return !ep->alone && !ep->lent;
 }
 
 PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
@@ -370,21 +439,18 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	if (!s)
 		return ctl_other(epfd, op, fd, ev);
 	f = file_get(epfd);
-	if (!f || f->type != FILE_EPOLL || !lock_take(&s->lock)) {
-		s->try_at = NEVER; /* in a set that we cannot see */
+	if (f && f->type == FILE_LENT)
+		lend_use(f);
+	if (op == EPOLL_CTL_ADD && !can_be_seen(f))
+		ep_leave(s); /* in a set that we cannot see */
+	if (!f || f->type != FILE_EPOLL) {
 		ret = libc()->epoll_ctl(epfd, op, fd, ev);
+	} else if (op != EPOLL_CTL_DEL && !user_readable(ev, sizeof(*ev))) {
+		ret = fail(EFAULT);
+	} else if (!lock_take(&s->lock)) {
+		ret = fail(ENOMEM); /* a handler on top of a call on this very socket */
 	} else {
-		struct ep *ep = container_of(f, struct ep, file);
-
-		ep->epfd = epfd;
-		if (op == EPOLL_CTL_ADD)
-			ret = ctl_add(ep, s, fd, ev);
-		else if (op == EPOLL_CTL_MOD)
-			ret = ctl_mod(ep, s, fd, ev);
-		else if (op == EPOLL_CTL_DEL)
-			ret = ctl_del(ep, s, fd);
-		else
-			ret = fail(EINVAL);
+		ret = ctl_sock(container_of(f, struct ep, file), s, op, fd, ev);
 		lock_drop(&s->lock);
 	}
 	if (f)

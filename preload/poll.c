@@ -1,41 +1,110 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * poll, ppoll, select and pselect over adopted sockets and everything else at once. Any
- * thread. Without an adopted socket in the set the call goes to libc as it is.
+ * poll and ppoll over adopted sockets and everything else at once (select.c stands on it). Any
+ * thread. Without one of our descriptors in the set the call goes to libc as it is.
  *
  * Adopted sockets are looked at here; the rest sleeps in one ppoll() together with this
  * thread's descriptor of wait.c, in which the sockets' contexts ring. Sockets that are still
  * Linux's count the thread as being inside the kernel (FILE_CALL), so they are not adopted
- * under it.
+ * under it. Epoll instances are looked at by the kernel; nest.c sees to it that they are true.
+ *
+ * Invariant: what is held (references and FILE_CALL) lies in memory of its own, recorded in held.c.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/time.h>
 
-#include "preload/sock.h"
+#include "preload/epoll.h"
+#include "preload/poll.h"
+#include "preload/user.h"
 #include "service/base/clock.h"
 
-#define ON_STACK 128 /* descriptors without a mapping of their own */
+#define PAGE 4096u
+
+/* The mapping that holds the rest of a set; a page of it is kept by each thread. */
+struct set_mem {
+	size_t len;
+	nfds_t n;
+	bool is_kept;
+	struct file *file[]; /* with a reference each, or NULL; behind them pollfds */
+};
 
 struct set {
 	struct pollfd *app;    /* the caller's */
 	struct pollfd *kernel; /* copy for the kernel, one more at the end */
-	struct file **file;    /* with a reference each, or NULL */
-	nfds_t n;
+	struct file **file;
+	nfds_t n, hole;   /* hole: an entry that the kernel's copy does not use, or n */
 	uint32_t adopted; /* entries that are not Linux's alone */
+	bool eps;         /* some are epoll instances */
 	struct core *core;
 	uint64_t contexts;
-	void *map;
-	size_t map_len;
+	struct set_mem *mem;
 };
+
+/* ---- memory ---- */
+
+static __thread struct set_mem *kept __attribute__((tls_model("initial-exec")));
+
+static size_t mem_len(nfds_t n)
+{
+	size_t len = sizeof(struct set_mem) + n * sizeof(struct file *) + (n + 1) * sizeof(struct pollfd);
+
+	return (len + PAGE - 1) / PAGE * PAGE;
+}
+
+static bool set_memory(struct set *set)
+{
+	size_t len = mem_len(set->n);
+
+	set->mem = len == PAGE ? kept : NULL;
+	kept = set->mem ? NULL : kept;
+	if (!set->mem) {
+		void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p == MAP_FAILED)
+			return false;
+		set->mem = p;
+		set->mem->len = len;
+	}
+	set->mem->n = 0;
+	set->file = set->mem->file;
+	set->kernel = (struct pollfd *)(set->file + set->n);
+	return true;
+}
+
+/* Give everything back: the end of the call, also one that was left by longjmp. */
+static void set_undo(void *arg)
+{
+	struct set_mem *m = arg;
+
+	for (nfds_t i = 0; i < m->n; i++) {
+		struct file *f = m->file[i];
+
+		if (f)
+			file_put_more(f, FILE_REF + FILE_CALL);
+	}
+	m->n = 0;
+	if (m->len == PAGE && !kept)
+		kept = m;
+	else
+		munmap(m, m->len);
+}
+
+void poll_thread_exit(void)
+{
+	if (kept)
+		munmap(kept, kept->len);
+	kept = NULL;
+}
+
+/* ---- the set ---- */
 
 /* Any tracked descriptor at all? */
 static bool set_is_ours(const struct pollfd *fds, nfds_t n)
 {
-	for (nfds_t i = 0; fds && i < n; i++)
+	for (nfds_t i = 0; i < n; i++)
 		if (fds[i].fd >= 0 && file_get_any(fds[i].fd))
 			return true;
 	return false;
@@ -47,28 +116,19 @@ static void set_open(struct set *set)
 	for (nfds_t i = 0; i < set->n; i++) {
 		struct file *f = set->app[i].fd >= 0 ? file_get_more(set->app[i].fd, FILE_REF + FILE_CALL) : NULL;
 
-		set->file[i] = NULL;
-		set->kernel[i] = set->app[i];
-		if (!f)
-			continue;
-		if (f->type == FILE_OWN) {
+		set->kernel[i] = (struct pollfd){.fd = set->app[i].fd, .events = set->app[i].events};
+		if (f && f->type == FILE_OWN) { /* the application has no such descriptor */
 			file_put_more(f, FILE_REF + FILE_CALL);
-			continue;
+			f = NULL;
+			set->kernel[i].fd = FD_MAX + 1;
 		}
+		if (f && f->type == FILE_EPOLL)
+			ep_watch(container_of(f, struct ep, file));
+		if (f && f->type == FILE_LENT)
+			lend_use(f);
 		set->file[i] = f;
+		set->mem->n = i + 1;
 	}
-}
-
-static void set_close(struct set *set)
-{
-	int saved = errno;
-
-	for (nfds_t i = 0; i < set->n; i++)
-		if (set->file[i])
-			file_put_more(set->file[i], FILE_REF + FILE_CALL);
-	if (set->map)
-		munmap(set->map, set->map_len);
-	errno = saved;
 }
 
 /* Look at the adopted ones: fill their revents, take them out of the kernel's copy. Returns how many are ready. */
@@ -77,30 +137,33 @@ static int set_look(struct set *set)
 	int ready = 0;
 
 	set->adopted = 0;
+	set->hole = set->n;
 	for (nfds_t i = 0; i < set->n; i++) {
 		struct file *f = set->file[i];
-		uint32_t ev = 0, interest = (uint16_t)set->app[i].events;
+		uint32_t interest = (uint16_t)set->app[i].events, ev;
+		struct sock *s;
 
-		if (!f)
-			continue;
-		if (f->type == FILE_EPOLL) {
-			ev = ep_poll(f, &set->core, &set->contexts) & interest;
+		if (f && f->type == FILE_EPOLL) {
+			nest_refresh(container_of(f, struct ep, file), true, &set->core, &set->contexts);
 			set->adopted += set->core != NULL;
-		} else {
-			struct sock *s = container_of(f, struct sock, file);
-
-			if (sock_is_open(s))
-				sock_settle(s);
-			if (sock_state(s) == SOCK_LINUX) {
-				set->kernel[i].fd = set->app[i].fd;
-				continue;
-			}
-			set->kernel[i].fd = -1;
-			set->adopted++;
+			set->eps = true;
+		}
+		if (!f || f->type != FILE_SOCK)
+			continue;
+		s = container_of(f, struct sock, file);
+		if (sock_settle(s) && sock_state(s) == SOCK_LINUX) {
+			set->kernel[i].fd = set->app[i].fd;
+			set->kernel[i].events = set->app[i].events;
+			continue;
+		}
+		set->kernel[i] = (struct pollfd){.fd = -1};
+		set->hole = i;
+		set->adopted++;
+		if (!core_is_dead(s->core)) {
 			set->core = s->core;
 			set->contexts |= 1ull << s->context;
-			ev = sock_events(s, interest) & (interest | POLLERR | POLLHUP);
 		}
+		ev = sock_events(s, interest) & (interest | POLLERR | POLLHUP);
 		set->app[i].revents = (short)ev;
 		ready += ev != 0;
 	}
@@ -113,102 +176,87 @@ static int set_merge(struct set *set)
 	int ready = 0;
 
 	for (nfds_t i = 0; i < set->n; i++) {
-		bool ours = set->file[i] && set->kernel[i].fd < 0;
-
-		if (!ours && set->file[i] && set->file[i]->type == FILE_EPOLL)
-			set->app[i].revents |= set->kernel[i].revents;
-		else if (!ours)
+		if (!(set->file[i] && set->file[i]->type == FILE_SOCK && set->kernel[i].fd < 0))
 			set->app[i].revents = set->kernel[i].revents;
 		ready += set->app[i].revents != 0;
 	}
 	return ready;
 }
 
-static void set_arm(struct set *set)
+/* Arm every context (full fences), and find where to listen. Returns a descriptor, or -1. */
+static int set_arm(struct set *set)
 {
-	for (uint64_t m = set->contexts; m; m &= m - 1)
+	for (uint64_t m = set->contexts; set->core && m; m &= m - 1)
 		core_context_arm(set->core, (uint32_t)__builtin_ctzll(m));
+	return set->core ? wait_fd(set->core, set->contexts) : -1;
 }
 
-static int kernel_poll(struct set *set, nfds_t n, uint64_t deadline, const sigset_t *mask)
+/* One look, and one sleep if nothing is ready. Returns how many are ready, 0, or -1. */
+static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 {
-	struct timespec left = {0};
+	int ready = set_look(set), r, epfd = -1;
+	nfds_t n = set->n, at = n;
 
-	if (deadline != WAIT_FOREVER && deadline) {
-		uint64_t now = clock_now_ns(), ns = deadline > now ? deadline - now : 0;
-
-		left.tv_sec = (time_t)(ns / NS_PER_S);
-		left.tv_nsec = (long)(ns % NS_PER_S);
-	}
-	return libc()->ppoll(set->kernel, n, deadline == WAIT_FOREVER ? NULL : &left, mask);
-}
-
-static int set_wait(struct set *set, uint64_t deadline, const sigset_t *mask)
-{
-	for (;;) {
-		nfds_t n = set->n;
-		int ready = set_look(set), r, epfd = -1;
-		bool sleep = !ready && deadline;
-
-		if (sleep && set->adopted) {
-			set_arm(set); /* full fences; then a second look */
-			epfd = wait_fd(set->core, set->contexts);
-			if (epfd < 0) {
-				errno = ENOMEM;
-				return -1;
-			}
-			ready = set_look(set);
-			sleep = !ready;
-			set->kernel[n++] = (struct pollfd){.fd = epfd, .events = POLLIN};
-		}
-		r = kernel_poll(set, n, sleep ? deadline : 0, mask);
-		if (r < 0 && !ready)
-			return -1;
-		if (r < 0)
-			for (nfds_t i = 0; i < set->n; i++)
-				set->kernel[i].revents = 0;
-		if (epfd >= 0 && set->kernel[set->n].revents)
-			wait_clear(epfd);
-		if (sleep)
-			set_look(set);
-		ready = set_merge(set);
-		if (ready || !deadline || (deadline != WAIT_FOREVER && clock_now_ns() >= deadline))
-			return ready;
-	}
-}
-
-static int poll_call(struct pollfd *fds, nfds_t n, uint64_t deadline, const sigset_t *mask)
-{
-	struct pollfd kernel[ON_STACK + 1];
-	struct file *file[ON_STACK];
-	struct set set = {.app = fds, .n = n, .kernel = kernel, .file = file};
-	int ret;
-
-	if (n > ON_STACK) {
-		set.map_len = n * sizeof(struct file *) + (n + 1) * sizeof(struct pollfd);
-		set.map = mmap(NULL, set.map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (set.map == MAP_FAILED) {
+	if (!ready && deadline && set->adopted) {
+		epfd = set_arm(set);
+		if (epfd < 0 && set->core) {
 			errno = ENOMEM;
 			return -1;
 		}
-		set.file = set.map;
-		set.kernel = (struct pollfd *)(set.file + n);
+		ready = set_look(set);
+		at = set->hole; /* no more entries than the caller may have, see RLIMIT_NOFILE */
+		n += at == n;
+		set->kernel[at] = (struct pollfd){.fd = epfd, .events = POLLIN};
 	}
+	r = wait_ppoll(set->kernel, n, ready ? 0 : deadline, mask);
+	if (r < 0)
+		for (nfds_t i = 0; i < set->n; i++)
+			set->kernel[i].revents = 0;
+	if (epfd >= 0) {
+		if (set->kernel[at].revents)
+			wait_clear(epfd);
+		set->kernel[at] = (struct pollfd){.fd = -1};
+	}
+	if (r >= 0 && !ready && deadline) {
+		set_look(set);
+		/* bells may have made instances ready: the kernel says which */
+		if (set->eps && wait_ppoll(set->kernel, set->n, 0, NULL) < 0)
+			return -1;
+	}
+	ready = set_merge(set);
+	return r < 0 && !ready ? -1 : ready;
+}
+
+int poll_until(struct pollfd *fds, nfds_t n, uint64_t deadline, const sigset_t *mask)
+{
+	struct set set = {.app = fds, .n = n};
+	struct wait_signals signals = {.held = false};
+	struct held h = {.frame = __builtin_frame_address(0), .undo = set_undo};
+	uint32_t place;
+	int ret, saved;
+
+	if (!set_memory(&set)) {
+		errno = ENOMEM;
+		return -1;
+	}
+	h.arg = set.mem;
+	place = held_push(&h);
 	set_open(&set);
-	ret = set_wait(&set, deadline, mask);
-	set_close(&set);
+	for (;;) {
+		ret = set_turn(&set, deadline, wait_signals_mask(&signals, mask));
+		if (ret || !wait_left(deadline))
+			break;
+		wait_signals_hold(&signals);
+	}
+	saved = errno;
+	held_pop(place);
+	set_undo(set.mem);
+	wait_signals_release(&signals);
+	errno = saved;
 	return ret;
 }
 
-static uint64_t deadline_of(const struct timespec *t)
-{
-	uint64_t ns;
-
-	if (!t)
-		return WAIT_FOREVER;
-	ns = (uint64_t)t->tv_sec * NS_PER_S + (uint64_t)t->tv_nsec;
-	return ns ? clock_now_ns() + ns : 0;
-}
+/* ---- calls ---- */
 
 /* <poll.h> promises the compiler that the array is only written, and not NULL; applications do otherwise. */
 static struct pollfd *hidden(struct pollfd *p)
@@ -217,27 +265,31 @@ static struct pollfd *hidden(struct pollfd *p)
 	return p;
 }
 
+/* Is it a call that we must see? What Linux would refuse is left to it. */
+static bool is_ours(const struct pollfd *fds, nfds_t n)
+{
+	pthread_testcancel();
+	held_reap();
+	return n <= FD_MAX && user_writable(fds, n * sizeof(*fds)) && set_is_ours(fds, n);
+}
+
 PUBLIC int poll(struct pollfd *array, nfds_t n, int timeout)
 {
 	struct pollfd *fds = hidden(array);
 
-	if (n > FD_MAX || !set_is_ours(fds, n))
+	if (!is_ours(fds, n))
 		return libc()->poll(fds, n, timeout);
-	return poll_call(fds, n,
-			 timeout < 0 ? WAIT_FOREVER
-			 : timeout   ? clock_now_ns() + (uint64_t)timeout * NS_PER_MS
-				     : 0,
-			 NULL);
+	return poll_until(fds, n, wait_until_ms(timeout), NULL);
 }
 
 PUBLIC int ppoll(struct pollfd *array, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
 	struct pollfd *fds = hidden(array);
+	uint64_t deadline;
 
-	if (n > FD_MAX || (timeout && (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)) ||
-	    !set_is_ours(fds, n))
+	if (!is_ours(fds, n) || !wait_until(timeout, &deadline))
 		return libc()->ppoll(fds, n, timeout, mask);
-	return poll_call(fds, n, deadline_of(timeout), mask);
+	return poll_until(fds, n, deadline, mask);
 }
 
 PUBLIC int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t len);
@@ -254,121 +306,4 @@ PUBLIC int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *time
 	if (len / sizeof(*fds) < n)
 		abort();
 	return ppoll(fds, n, timeout, mask);
-}
-
-/* ---- select ---- */
-
-#define LONG_BITS (8 * (int)sizeof(long))
-
-static bool bit_get(const fd_set *set, int fd)
-{
-	return set && (((const unsigned long *)set)[fd / LONG_BITS] >> (fd % LONG_BITS) & 1);
-}
-
-static void bit_put(fd_set *set, int fd, bool on)
-{
-	unsigned long bit = 1ul << (fd % LONG_BITS);
-	unsigned long *word = set ? &((unsigned long *)set)[fd / LONG_BITS] : NULL;
-
-	if (word)
-		*word = on ? *word | bit : *word & ~bit;
-}
-
-static bool select_is_ours(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex)
-{
-	for (int i = 0; i < n; i++)
-		if ((bit_get(rd, i) || bit_get(wr, i) || bit_get(ex, i)) && file_get_any(i))
-			return true;
-	return false;
-}
-
-/* The sets as a poll array, and back. Returns how many entries. */
-static nfds_t select_to_poll(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex, struct pollfd *p)
-{
-	nfds_t k = 0;
-
-	for (int i = 0; i < n; i++) {
-		short ev = (short)((bit_get(rd, i) ? POLLIN | POLLRDNORM | POLLRDBAND : 0) |
-				   (bit_get(wr, i) ? POLLOUT | POLLWRNORM | POLLWRBAND : 0) |
-				   (bit_get(ex, i) ? POLLPRI : 0));
-
-		if (ev)
-			p[k++] = (struct pollfd){.fd = i, .events = ev};
-	}
-	return k;
-}
-
-static int select_from_poll(const struct pollfd *p, nfds_t k, fd_set *rd, fd_set *wr, fd_set *ex)
-{
-	int total = 0;
-
-	for (nfds_t i = 0; i < k; i++) {
-		short want = p[i].events, got = p[i].revents;
-		bool in = (want & POLLIN) && (got & (POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR));
-		bool out = (want & POLLOUT) && (got & (POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR));
-		bool pri = (want & POLLPRI) && (got & POLLPRI);
-
-		if (got & POLLNVAL) {
-			errno = EBADF;
-			return -1;
-		}
-		if (want & POLLIN)
-			bit_put(rd, p[i].fd, in);
-		if (want & POLLOUT)
-			bit_put(wr, p[i].fd, out);
-		if (want & POLLPRI)
-			bit_put(ex, p[i].fd, pri);
-		total += in + out + pri;
-	}
-	return total;
-}
-
-static int select_call(int n, fd_set *rd, fd_set *wr, fd_set *ex, uint64_t deadline, const sigset_t *mask)
-{
-	size_t len = ((size_t)n + 1) * sizeof(struct pollfd);
-	struct pollfd *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	nfds_t k;
-	int ret;
-
-	if (p == MAP_FAILED) {
-		errno = ENOMEM;
-		return -1;
-	}
-	k = select_to_poll(n, rd, wr, ex, p);
-	ret = poll_call(p, k, deadline, mask);
-	if (ret >= 0)
-		ret = select_from_poll(p, k, rd, wr, ex);
-	munmap(p, len);
-	return ret;
-}
-
-PUBLIC int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *timeout)
-{
-	uint64_t deadline = WAIT_FOREVER, now;
-	int ret;
-
-	if (n <= 0 || n > FD_MAX || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) ||
-	    !select_is_ours(n, rd, wr, ex))
-		return libc()->select(n, rd, wr, ex, timeout);
-	if (timeout) {
-		uint64_t ns = (uint64_t)timeout->tv_sec * NS_PER_S + (uint64_t)timeout->tv_usec * NS_PER_US;
-
-		deadline = ns ? clock_now_ns() + ns : 0;
-	}
-	ret = select_call(n, rd, wr, ex, deadline, NULL);
-	if (timeout && deadline) { /* Linux tells how much time was left */
-		now = clock_now_ns();
-		now = deadline > now ? deadline - now : 0;
-		timeout->tv_sec = (time_t)(now / NS_PER_S);
-		timeout->tv_usec = (suseconds_t)(now % NS_PER_S / NS_PER_US);
-	}
-	return ret;
-}
-
-PUBLIC int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct timespec *timeout, const sigset_t *mask)
-{
-	if (n <= 0 || n > FD_MAX || (timeout && (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)) ||
-	    !select_is_ours(n, rd, wr, ex))
-		return libc()->pselect(n, rd, wr, ex, timeout, mask);
-	return select_call(n, rd, wr, ex, deadline_of(timeout), mask);
 }

@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#include "preload/wait.h"
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
 
@@ -115,7 +116,7 @@ struct sock *sock_track(int fd, bool nonblock)
 	if (!s)
 		return NULL;
 	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
-	memset((char *)s + sizeof(s->file), 0, sizeof(*s) - sizeof(s->file));
+	memset((char *)s + offsetof(struct sock, state), 0, sizeof(*s) - offsetof(struct sock, state));
 	s->file.type = FILE_SOCK;
 	s->slot = SLOT_NONE;
 	s->fd = fd;
@@ -156,14 +157,15 @@ void file_closed(struct file *f)
 
 void sock_closed(struct sock *s)
 {
+	held_reap();
 	if (s->listener_asked && s->listen_core)
 		core_unlisten(s->listen_core, s->fd);
-	if (s->items && lock_take(&s->lock)) { /* one that is just being added goes with sock_free() */
-		ep_items_remove(s);
-		lock_drop(&s->lock);
-	}
+	if (!lock_take(&s->lock))
+		return;
+	ep_items_remove(s);
 	if (s->slot != SLOT_NONE)
 		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, 0, memory_order_relaxed);
+	lock_drop(&s->lock);
 }
 
 static void slot_release(struct sock *s)
@@ -191,14 +193,16 @@ void sock_listen(struct sock *s, int fd)
 	struct core_policy policy;
 	int saved = errno;
 
-	if (!c || (s->listener_asked && s->listen_core == c))
+	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
 		return;
-	if (!core_listen(c, fd, &policy)) {
+	if (!core_listen(c, fd, &policy) && lock_take(&s->lock)) {
 		s->policy = policy;
 		s->policy_known = true;
+		lock_drop(&s->lock);
 	}
 	s->listen_core = c;
 	s->listener_asked = true;
+	s->listener_asking = false;
 	errno = saved;
 }
 
@@ -213,7 +217,8 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 		return;
 	n = snprintf(line, sizeof(line), "tapas: descriptor %d %s%s%s\n", s->fd, what, reason ? ": " : "",
 		     reason ? ipc_reason_name(reason) : "");
-	(void)!libc()->write(2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
+	/* not a cancellation point: locks are held */
+	(void)!syscall(SYS_write, 2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
 }
 
 static uint64_t sock_cookie(int fd)
@@ -294,9 +299,19 @@ static void adopt_try(struct sock *s, int fd)
 	int saved = errno;
 	struct core *c = sock_service();
 
-	if (c && !s->policy_known) {
-		s->policy = c->policy;
-		s->policy_known = true;
+	if (c && !s->policy_known && lock_try(&s->lock)) {
+		if (!s->policy_known) {
+			s->policy = c->policy;
+			/* pairs with the looks at it before the policy is read */
+			atomic_store_explicit(&s->policy_known, true, memory_order_release);
+		}
+		lock_drop(&s->lock);
+	}
+	if (!s->policy_known) {
+		if (!c)
+			s->try_at = s->exchanges + 64;
+		errno = saved;
+		return;
 	}
 	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
 	    lock_try(&s->lock)) {
@@ -339,7 +354,8 @@ static void settle_fast(struct sock *s)
 		return;
 	}
 	for (uint32_t left = slot->discard; left;) {
-		ssize_t n = libc()->recv(s->fd, NULL, left, MSG_TRUNC | MSG_DONTWAIT);
+		/* not a cancellation point: the lock is held */
+		ssize_t n = syscall(SYS_recvfrom, s->fd, NULL, (size_t)left, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
 
 		if (n <= 0)
 			break;
@@ -421,21 +437,29 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 /* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */
 static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 {
+	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .refs = FILE_REF + FILE_CALL};
+
+	held_reap();
 	for (;;) {
+		uint32_t place;
 		/* after FILE_CALL was raised: pairs with adopt_locked(), which stores state and then looks at the count */
 		uint32_t state = atomic_load_explicit(&s->state, memory_order_seq_cst);
 		int err = 0;
 
-		if (likely(state == SOCK_LINUX))
+		if (likely(state == SOCK_LINUX)) {
+			held_push(&h);
 			return IO_LINUX;
+		}
 		if (state == SOCK_FAST && likely(stream_is_open(&s->st)))
 			return IO_FAST;
 		if (sock_settle(s))
 			continue;
+		place = held_push(&h);
 		if (dontwait || s->nonblock) /* the way back is short: as long as a page fault may take */
 			err = state == SOCK_FAST ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
 		else
 			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
+		held_pop(place);
 		if (!err)
 			continue;
 		errno = -err;
@@ -505,12 +529,16 @@ int sock_return(struct sock *s, int fd, bool keep)
 
 static void count(struct sock *s, int dir, ssize_t n)
 {
-	if (!s->first_dir)
-		s->first_dir = (uint8_t)dir;
-	else if (dir != s->last_dir && dir != s->first_dir)
-		s->exchanges++;
-	s->last_dir = (uint8_t)dir;
-	s->bytes += (uint64_t)n;
+	uint8_t first = atomic_load_explicit(&s->first_dir, memory_order_relaxed);
+	uint8_t last = atomic_load_explicit(&s->last_dir, memory_order_relaxed);
+
+	if (!first)
+		atomic_store_explicit(&s->first_dir, (uint8_t)dir, memory_order_relaxed);
+	else if (dir != last && dir != first)
+		atomic_store_explicit(&s->exchanges, s->exchanges + 1, memory_order_relaxed);
+	if (dir != last)
+		atomic_store_explicit(&s->last_dir, (uint8_t)dir, memory_order_relaxed);
+	atomic_store_explicit(&s->bytes, s->bytes + (uint64_t)n, memory_order_relaxed);
 }
 
 /*
@@ -538,6 +566,8 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t wan
 
 	if (!s)
 		return;
+	if (held_count)
+		held_pop_file(&s->file);
 	if (io == IO_LINUX && dir) {
 		if (n > 0)
 			count(s, dir, n);

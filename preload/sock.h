@@ -10,6 +10,7 @@
 #define PRELOAD_SOCK_H
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -31,52 +32,63 @@ struct ep;
 
 /* Where an item's registration is. */
 enum item_where {
+	ITEM_NONE,
 	ITEM_KERNEL,
 	ITEM_USER,   /* its socket is adopted, or on the way */
 	ITEM_PARKED, /* back from USER, but disabled (ONESHOT): the application's MOD puts it into the kernel */
 };
 
-/* One membership: descriptor @fd, whose socket is @sock, in @ep. */
+/*
+ * One membership: descriptor @fd, whose socket is @sock, in @ep. What says "both" is written
+ * with s->lock and ep->lock held, and read with either.
+ */
 struct item {
 	struct item *sock_next;               /* s->lock */
 	struct item *ready_prev, *ready_next; /* ep->lock */
 	struct item *all_prev, *all_next;     /* ep->lock */
-	struct ep *ep;
+	struct ep *ep;                        /* both; constant while it is a member */
 	struct sock *sock;
 	int fd;
-	uint32_t events;
-	uint64_t data;
-	uint8_t where;
-	bool queued, tagged; /* tagged: the kernel's data is our pointer (ONESHOT) */
-	_Atomic bool disabled;
+	uint32_t events;       /* both */
+	uint64_t data;         /* both */
+	uint8_t where;         /* both */
+	bool queued;           /* ep->lock */
+	_Atomic bool disabled; /* ep->lock: ONESHOT has fired */
+	uint32_t id;           /* constant once it is not 0 */
+	uint32_t tag;          /* both: id and generation, which changes with each registration and each life */
+	/* ep, NULL when it is free: what a tag is checked against; written with both */
+	_Atomic(struct ep *) owner;
 	void *pool_link;
 };
 
 struct sock {
 	struct file file;
+	struct item first;      /* one of its items; free if its ep is NULL; keeps its number, see sock_track() */
 	_Atomic uint32_t state; /* enum sock_state */
 	struct lock lock;       /* items, state */
 	struct lock tx_lock;    /* stream_write() */
 	struct item *items;     /* its memberships in epoll instances */
-	struct item first;      /* one of them; free if its ep is NULL */
 	struct stream st;       /* valid in FAST */
 	struct core *core;      /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
-	int fd; /* one of its descriptors */
-	uint64_t cookie, word;
+	_Atomic int fd; /* one of its descriptors */
+	uint64_t cookie;
+	_Atomic uint64_t word;
 
 	_Atomic bool nonblock;
-	bool listener, listener_asked;
-	struct core *listen_core; /* which service gave the policy */
-	struct core_policy policy;
-	bool policy_known;
-	bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
+	bool listener;
+	_Atomic bool listener_asked, listener_asking;
+	struct core *_Atomic listen_core; /* which service gave the policy */
+	struct core_policy policy;        /* s->lock; valid if policy_known */
+	_Atomic bool policy_known;
+	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 
 	_Atomic bool tagged; /* some item of it was registered with a tag */
 
-	uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
-	uint32_t exchanges, try_at, tries;
-	uint64_t bytes;
+	/* counted by several threads; a count lost now and then does no harm */
+	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
+	_Atomic uint32_t exchanges, try_at, tries;
+	_Atomic uint64_t bytes;
 
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;
@@ -112,10 +124,14 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir,
 		   struct sock **out); /* @s with FILE_REF + FILE_CALL */
 static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **out)
 {
-	struct file *f = file_get_more(fd, FILE_REF + FILE_CALL);
+	struct file *f;
 
 	*out = NULL;
-	if (likely(!f))
+	if (likely(!file_get_any(fd)))
+		return IO_LINUX;
+	pthread_testcancel(); /* nothing is held yet */
+	f = file_get_more(fd, FILE_REF + FILE_CALL);
+	if (!f)
 		return IO_LINUX;
 	if (f->type != FILE_SOCK) {
 		file_put_more(f, FILE_REF + FILE_CALL);
@@ -170,7 +186,7 @@ static inline bool sock_is_open(const struct sock *s)
 	return state == SOCK_ADOPTING || (state == SOCK_FAST && !stream_is_open(&s->st));
 }
 
-/* ---- epoll.c ---- */
+/* ---- ready.c, interest.c, instance.c ---- */
 
 /* News of a slot: settle, mark its items ready, wake epoll instances other than @self. */
 void ep_news(struct core *c, uint32_t slot, struct ep *self);
@@ -184,9 +200,9 @@ void ep_items_mark(struct sock *s, struct ep *self);
 void ep_items_remove(struct sock *s);
 void ep_free(struct file *f);
 void ep_closed(struct file *f);
-/* For poll(): bits of an epoll instance with adopted members; its contexts are added to *@mask. */
-uint32_t ep_poll(struct file *f, struct core **core, uint64_t *mask);
 void ep_child(void);
+/* A message with descriptors is about to be sent: epoll instances among them are no longer ours alone. */
+void lend_message(const struct msghdr *m);
 
 /* ---- wait.c ---- */
 

@@ -74,8 +74,11 @@ static void accepted(int listen_fd, int fd, bool nonblock)
 		sock_listen(l, listen_fd);
 		s = sock_track(fd, nonblock);
 		if (s) {
-			s->policy = l->policy;
-			s->policy_known = l->policy_known;
+			if (lock_take(&l->lock)) { /* another thread may be asking for it */
+				s->policy = l->policy;
+				s->policy_known = l->policy_known;
+				lock_drop(&l->lock);
+			}
 			if (s->policy_known && !s->policy.accelerate)
 				s->try_at = NEVER;
 			s->opts = l->opts;

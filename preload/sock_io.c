@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "preload/io.h"
+#include "preload/user.h"
 
 #define BOUNCE 16384 /* bytes moved at once by sendfile() and splice() on adopted sockets */
 
@@ -198,6 +199,7 @@ PUBLIC ssize_t sendto(int fd, const void *buf, size_t len, int flags, const stru
 
 PUBLIC ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
+	lend_message(m);
 	if (!m || !file_get_any(fd))
 		return libc()->sendmsg(fd, m, flags);
 	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, msg_total(m), libc()->sendmsg(fd, m, flags),
@@ -222,6 +224,8 @@ static ssize_t fast_sendmmsg(struct sock *s, struct mmsghdr *v, unsigned n, int 
 
 PUBLIC int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
+	for (unsigned i = 0; i < n && user_readable(&v[i], sizeof(*v)); i++)
+		lend_message(&v[i].msg_hdr);
 	return (int)IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, 0, libc()->sendmmsg(fd, v, n, flags),
 			    fast_sendmmsg(s, v, n, flags));
 }

@@ -17,8 +17,11 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#include "preload/sock.h"
+#include "preload/user.h"
+#include "preload/wait.h"
 #include "service/base/clock.h"
+
+#define WAITER_SOCK 1u /* data of the service's socket; others have 0 */
 
 struct waiter {
 	struct core *core;
@@ -83,6 +86,7 @@ void wait_child(void)
 	/* its descriptor stays open, harmless; the parent's contexts are the parent's */
 	waiter = NULL;
 	waiter_pool.lock.owner = 0;
+	held_child();
 }
 
 int wait_context(struct core *c)
@@ -104,7 +108,7 @@ int wait_context(struct core *c)
 
 static bool waiter_open(struct waiter *w)
 {
-	struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET};
+	struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = WAITER_SOCK};
 	int epfd = (int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC), high;
 
 	if (epfd < 0)
@@ -140,34 +144,108 @@ int wait_fd(struct core *c, uint64_t mask)
 void wait_clear(int epfd)
 {
 	struct epoll_event ev[8];
+	long n = syscall(SYS_epoll_pwait, epfd, ev, 8, 0, NULL, 0); /* no cancellation point */
 
-	libc()->epoll_wait(epfd, ev, 8, 0);
-	if (waiter && waiter->core)
-		core_check(waiter->core);
+	for (long i = 0; i < n; i++)
+		if (ev[i].data.u64 == WAITER_SOCK && waiter && waiter->core)
+			core_check(waiter->core);
 }
+
+/* ---- time ---- */
 
 uint64_t wait_deadline(uint64_t timeout_ns)
 {
-	return timeout_ns ? clock_now_ns() + timeout_ns : WAIT_FOREVER;
+	return timeout_ns ? wait_until_ns(0, timeout_ns) : WAIT_FOREVER;
+}
+
+uint64_t wait_left(uint64_t deadline)
+{
+	uint64_t now;
+
+	if (deadline == WAIT_FOREVER || !deadline)
+		return deadline;
+	now = clock_now_ns();
+	return deadline > now ? deadline - now : 0;
+}
+
+uint64_t wait_until_ns(uint64_t sec, uint64_t ns)
+{
+	if (sec > UINT64_MAX / NS_PER_S / 4)
+		return WAIT_FOREVER - 1; /* centuries */
+	ns += sec * NS_PER_S;
+	return ns ? clock_now_ns() + ns : 0;
+}
+
+uint64_t wait_until_ms(int timeout)
+{
+	return timeout < 0 ? WAIT_FOREVER : wait_until_ns(0, (uint64_t)timeout * NS_PER_MS);
+}
+
+bool wait_until(const struct timespec *timeout, uint64_t *deadline)
+{
+	*deadline = WAIT_FOREVER;
+	if (!timeout)
+		return true;
+	if (!user_readable(timeout, sizeof(*timeout)) || timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= NS_PER_S)
+		return false;
+	*deadline = wait_until_ns((uint64_t)timeout->tv_sec, (uint64_t)timeout->tv_nsec);
+	return true;
+}
+
+int wait_ppoll(struct pollfd *p, nfds_t n, uint64_t deadline, const sigset_t *mask)
+{
+	uint64_t left = wait_left(deadline);
+	struct timespec t = {.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
+
+	return libc()->ppoll(p, n, deadline == WAIT_FOREVER ? NULL : &t, mask);
+}
+
+/* ---- signals ---- */
+
+void wait_signals_hold(struct wait_signals *w)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+	sigset_t all;
+
+	if (w->held)
+		return;
+	sigfillset(&all);
+	for (uint32_t i = 0; i < ARRAY_SIZE(faults); i++)
+		sigdelset(&all, faults[i]);
+	w->held = !pthread_sigmask(SIG_BLOCK, &all, &w->saved);
+}
+
+void wait_signals_release(struct wait_signals *w)
+{
+	if (w->held)
+		pthread_sigmask(SIG_SETMASK, &w->saved, NULL);
+	w->held = false;
 }
 
 /*
  * A signal ended the sleep. Linux would restart recv() or send() if the handler was
  * installed with SA_RESTART and no timeout is set. We cannot know which signal it was: restart if
- * every handler has SA_RESTART.
+ * every handler of a signal that this thread lets in has SA_RESTART.
  */
-static bool may_restart(uint64_t deadline)
+static bool may_restart(uint64_t deadline, const struct wait_signals *w)
 {
 	struct sigaction sa;
+	sigset_t mask;
 
 	if (deadline != WAIT_FOREVER)
 		return false;
+	if (w->held)
+		mask = w->saved;
+	else
+		pthread_sigmask(SIG_BLOCK, NULL, &mask);
 	for (int i = 1; i < NSIG; i++)
-		if (!sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL && sa.sa_handler != SIG_IGN &&
-		    !(sa.sa_flags & SA_RESTART))
+		if (!sigismember(&mask, i) && !sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL &&
+		    sa.sa_handler != SIG_IGN && !(sa.sa_flags & SA_RESTART))
 			return false;
 	return true;
 }
+
+/* ---- one socket ---- */
 
 static bool is_over(struct sock *s, uint32_t events)
 {
@@ -180,37 +258,60 @@ static bool is_over(struct sock *s, uint32_t events)
 	return sock_events(s, events) & (events | EPOLLERR | EPOLLHUP);
 }
 
+/* One sleep. Returns 0: look, or -errno. */
+static int sleep_once(struct core *c, int epfd, uint64_t deadline, const struct wait_signals *w)
+{
+	struct epoll_event ev[4];
+	uint64_t left = wait_left(deadline);
+	int n, timeout = -1;
+
+	if (!left)
+		return -EAGAIN;
+	if (left != WAIT_FOREVER)
+		timeout = (int)MIN((left + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)INT32_MAX);
+	n = w->held ? libc()->epoll_pwait(epfd, ev, 4, timeout, &w->saved) : libc()->epoll_wait(epfd, ev, 4, timeout);
+	if (n < 0)
+		return -errno;
+	for (int i = 0; i < n; i++)
+		if (ev[i].data.u64 == WAITER_SOCK)
+			core_check(c);
+	return 0;
+}
+
 int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 {
+	/* callers with other events hold what they hold by themselves */
+	bool io = events && events != WAIT_LEFT;
+	struct held h = {.frame = __builtin_frame_address(0),
+			 .file = io ? &s->file : NULL,
+			 .refs = FILE_REF + FILE_CALL};
+	struct wait_signals signals = {.held = false};
 	struct core *c = s->core;
-	uint32_t context = s->context;
-	int epfd;
+	uint32_t context = s->context, place;
+	int epfd, err = 0;
 
 	if (is_over(s, events))
 		return 0;
 	epfd = wait_fd(c, 1ull << context);
 	if (epfd < 0)
 		return -ENOMEM;
+	place = held_push(&h);
 	for (;;) {
-		struct epoll_event ev[4];
-		int timeout = -1, n;
-
 		core_context_arm(c, context); /* a full fence; then a second look */
 		if (is_over(s, events))
-			return 0;
-		if (deadline != WAIT_FOREVER) {
-			uint64_t now = clock_now_ns();
-
-			if (now >= deadline)
-				return -EAGAIN;
-			timeout = (int)MIN((deadline - now + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)INT32_MAX);
+			break;
+		err = sleep_once(c, epfd, deadline, &signals);
+		if (err == -EINTR && may_restart(deadline, &signals))
+			err = 0;
+		if (is_over(s, events)) {
+			err = 0; /* as Linux: what is there goes before the signal */
+			break;
 		}
-		n = libc()->epoll_wait(epfd, ev, 4, timeout);
-		if (n > 0)
-			core_check(c);
-		if (n < 0 && (errno != EINTR || !may_restart(deadline)))
-			return -errno;
-		if (is_over(s, events))
-			return 0;
+		if (err)
+			break;
+		wait_signals_hold(&signals);
 	}
+	held_pop(place);
+	wait_signals_release(&signals);
+	return err;
 }

@@ -49,7 +49,7 @@ struct flow {
 	uint32_t slot;
 	int fd;
 	uint64_t snd_sent, answer_ns;
-	bool refuse, answered, eof, failed;
+	bool refuse, answered, eof, failed, returning;
 };
 
 static struct client clients[CLIENTS];
@@ -58,7 +58,7 @@ static uint32_t nflows; /* highest used + 1 */
 static struct ipc_page *page;
 static int page_fd, words_fd, listen_fd;
 static uint32_t after = 2, refuse_every, delay_ms, adopts;
-static uint64_t adopted, refused, rx_bytes, tx_bytes, wakes;
+static uint64_t adopted, refused, returned, rx_bytes, tx_bytes, wakes;
 static volatile sig_atomic_t stop;
 
 static void on_term(int sig)
@@ -191,6 +191,39 @@ static bool transmit(struct flow *f)
 	return true;
 }
 
+/*
+ * Give a flow back: the kernel socket has been the connection all along. Bytes that the
+ * application has not read cannot be put back without privileges, so it waits until there are none.
+ */
+static bool give_back(struct flow *f)
+{
+	struct client *c = f->c;
+	struct ipc_slot *s = &c->shm->slot[f->slot];
+	struct ipc_record rec;
+
+	if (atomic_load(&s->snd_end) != f->snd_sent || atomic_load(&s->rcv_end) != atomic_load(&s->rcv_read))
+		return false;
+	atomic_store(&s->status, IPC_PAUSED);
+	ipc_record_freeze(s, &rec);
+	if (rec.snd_end != f->snd_sent) /* written in that moment: this socket has room */
+		(void)!send(f->fd, c->buf + s->tx_off + f->snd_sent % BUF,
+			    MIN(rec.snd_end - f->snd_sent, BUF - f->snd_sent % BUF), MSG_NOSIGNAL);
+	returned++;
+	atomic_store(&s->status, IPC_RETURNED);
+	notify(c, f->slot);
+	close(f->fd);
+	c->flows--;
+	f->c = NULL;
+	return true;
+}
+
+static void give_back_slot(struct client *c, uint32_t slot)
+{
+	for (struct flow *f = flows; f < flows + nflows; f++)
+		if (f->c == c && f->slot == slot && f->answered)
+			f->returning = true;
+}
+
 static void adopt(struct client *c, const struct ipc_msg *m, int fd)
 {
 	struct flow *f = flows;
@@ -253,6 +286,8 @@ static void client_message(struct client *c)
 	} else if (m.type == IPC_MSG_ADOPT && nfds) {
 		adopt(c, &m, fds[0]);
 		nfds = 0;
+	} else if (m.type == IPC_MSG_RETURN) {
+		give_back_slot(c, (uint32_t)m.arg[0]);
 	} else if (m.type == IPC_MSG_LISTEN) {
 		m.arg[0] = 1;
 		m.arg[1] = after;
@@ -319,9 +354,11 @@ static bool turn(void)
 		closed = f->c->gone || !atomic_load(&f->c->shm->slot[f->slot].fd_plus1);
 		sent = transmit(f);
 		moved |= sent;
+		if (f->returning && !sent && !f->eof && !f->failed && give_back(f))
+			continue;
 		if (closed && !sent)
 			flow_end(f);
-		else if (!closed)
+		else if (!closed && !f->returning)
 			moved |= receive(f);
 	}
 	return moved;
@@ -402,9 +439,9 @@ int main(int argc, char **argv)
 		sleep_until_work(!moved);
 		atomic_store(&page->thread[0].armed, 0);
 	}
-	printf("adopted %llu refused %llu rx %llu tx %llu wakes %llu\n", (unsigned long long)adopted,
-	       (unsigned long long)refused, (unsigned long long)rx_bytes, (unsigned long long)tx_bytes,
-	       (unsigned long long)wakes);
+	printf("adopted %llu refused %llu returned %llu rx %llu tx %llu wakes %llu\n", (unsigned long long)adopted,
+	       (unsigned long long)refused, (unsigned long long)returned, (unsigned long long)rx_bytes,
+	       (unsigned long long)tx_bytes, (unsigned long long)wakes);
 	unlink(a.sun_path);
 	return 0;
 }

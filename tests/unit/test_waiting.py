@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Waiting under the interposition library: epoll, poll, select, signals, cancellation. Each
+program (waiting.c) says what it saw; it must be the same on plain Linux and under the library,
+where its connections must have been adopted."""
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from test_preload import CFLAGS, LIBRARY, ROOT, fake, fake_binary, pytestmark  # noqa: F401 pylint: disable=unused-import
+
+SOURCE = os.path.join(ROOT, "tests/unit/waiting.c")
+
+
+@pytest.fixture(scope="session")
+def program():
+    with tempfile.TemporaryDirectory() as d:
+        out = os.path.join(d, "waiting")
+        subprocess.run(["gcc", *CFLAGS, "-Wno-nonnull", "-Wno-stringop-overflow", "-pthread", SOURCE, "-o", out], check=True)
+        yield out
+
+
+def run(program, case, env=None):
+    r = subprocess.run([program, case], env=env, text=True, timeout=60, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert r.returncode == 0, (r.returncode, r.stderr, r.stdout)
+    return r.stdout
+
+
+def cases():
+    with open(SOURCE, encoding="utf-8") as f:
+        return [line[5:].split(")")[0] for line in f if line.startswith("CASE(")]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_as_linux(case, program, fake):  # noqa: F811
+    want = run(program, case)
+    f = fake(0)
+    got = run(program, case, f.env())
+    counts = f.stop()
+    assert got == want
+    assert want.endswith("\n"), want
+    assert counts["adopted"] >= 2, counts
+
+
+@pytest.mark.parametrize("case", ["levels", "nested", "oneshot", "mixed", "select_all"])
+@pytest.mark.parametrize("every,delay", [(2, 0), (1, 3), (3, 10)])
+def test_refusals(case, every, delay, program, fake):  # noqa: F811
+    """Refused again and again, answers late: nothing differs."""
+    want = run(program, case)
+    f = fake(0, every, delay)
+    assert run(program, case, f.env()) == want
+    counts = f.stop()
+    assert counts["refused"] >= 1 or every > 2, counts
