@@ -284,7 +284,7 @@ static int ep_call(struct ep_call *call)
 	held_reap();
 	f = file_get(call->epfd);
 	if (f && f->type == FILE_LENT)
-		lend_use(f);
+		lend_use(f, call->epfd);
 	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS)
 		n = ep_wait(container_of(f, struct ep, file), call);
 	else

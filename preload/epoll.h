@@ -115,7 +115,7 @@ static inline void lend_check(struct ep *ep)
 		lend_check_slow(ep);
 }
 /* A forked child is about to use the parent's instance @f (FILE_LENT). */
-void lend_use(struct file *f);
+void lend_use(struct file *f, int epfd);
 void lend_start(void);
 void lend_child(void);
 

@@ -4,10 +4,12 @@
  * Any thread, also from signal handlers.
  *
  * Invariants: an entry holds one reference and one count of `fds`; a file whose `fds` is zero
- * is never entered again. After fork the child's table is empty and the pools are its own.
+ * is never entered again. After fork the child keeps sockets alone, and the pools are its own.
  */
 #define _GNU_SOURCE 1
 #include "preload/fd.h"
+
+#include "preload/inherit.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -66,8 +68,23 @@ void fd_child(void)
 	int highest = atomic_exchange(&fd_highest, -1);
 
 	lock_tid = 0;
-	for (int i = 0; i <= highest; i++)
-		atomic_store_explicit(&fd_table[i], NULL, memory_order_relaxed);
+	for (int i = 0; i <= highest; i++) {
+		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
+
+		if (f && f->type == FILE_SOCK)
+			f->refs = f->fds = 0; /* threads of the parent's are not here */
+	}
+	for (int i = 0; i <= highest; i++) {
+		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
+
+		if (f && f->type == FILE_SOCK && f->fds++ == 0)
+			inherit_child(container_of(f, struct sock, file));
+		if (f && f->type == FILE_SOCK)
+			f->refs += FILE_REF;
+		else
+			atomic_store_explicit(&fd_table[i], NULL, memory_order_relaxed);
+	}
+	atomic_store(&fd_highest, highest);
 	atomic_store(&fd_owner, getpid());
 	atomic_store(fd_here, 1);
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "service/base/clock.h"
 #include "preload/user.h"
 
 #define ITEMS (1u << 20) /* a tag is an item's number and 12 bits of generation: 6 lives, 6 registrations */
@@ -387,12 +388,12 @@ static int ctl_other(int epfd, int op, int fd, struct epoll_event *ev)
 
 	outer = file_get(epfd);
 	if (outer && outer->type == FILE_LENT)
-		lend_use(outer);
+		lend_use(outer, epfd);
 	if (outer)
 		file_put(outer);
 	if (!f || f->type == FILE_LENT) {
 		if (f)
-			lend_use(f);
+			lend_use(f, fd);
 		ret = libc()->epoll_ctl(epfd, op, fd, ev);
 		if (f)
 			file_put(f);
@@ -441,7 +442,9 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 		return ctl_other(epfd, op, fd, ev);
 	f = file_get(epfd);
 	if (f && f->type == FILE_LENT)
-		lend_use(f);
+		lend_use(f, epfd);
+	if (sock_state(s) == SOCK_AWAY) /* certain, or under way */
+		wait_sock(s, 0, clock_now_ns() + NS_PER_S);
 	if (op == EPOLL_CTL_ADD && !can_be_seen(f))
 		ep_leave(s); /* in a set that we cannot see */
 	if (!f || f->type != FILE_EPOLL) {

@@ -4,29 +4,29 @@
  * it was passed to, an instance that is not ours. What they see is the kernel's set, so all
  * sockets in it must be Linux's. Not in a packet's way. Any thread.
  *
- * A child that never uses what it inherited, as most do, changes nothing. One that does says so
- * in memory that it shares with its parent, wakes it by the eventfd of one of the instance's
- * contexts, and waits a moment for its answer. The parent finds it in its next epoll call.
+ * A child that never uses what it inherited, as most do, changes nothing. One that does has the
+ * members of the fork given back to Linux, and says so in memory that it shares with its parent,
+ * which it wakes by the eventfd of one of the instance's contexts: the parent does the same for
+ * later members in its next epoll call, and adopts nothing into this instance any more.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "preload/epoll.h"
 #include "preload/user.h"
 
 #define ROUND 64
 #define SHARES 1024 /* instances; further ones are lent at the fork */
-#define ANSWER_MS 100
 
 enum share { SHARE_NONE, SHARE_USED, SHARE_ANSWERED };
 
 /* In the child: what it inherited. */
 struct lent {
 	struct file file;
+	struct ep *ep;  /* as it was at the fork */
 	uint32_t share; /* index + 1 */
 	int wake;       /* eventfd, or -1: nothing is adopted there */
 	void *pool_link;
@@ -35,6 +35,7 @@ struct lent {
 /* An instance at the time of a fork. */
 struct heir {
 	int fd, wake;
+	struct ep *ep;
 	uint32_t share;
 };
 
@@ -120,6 +121,7 @@ static void heir_add(int fd, struct ep *ep)
 	else
 		heirs[nheirs++] = (struct heir){
 			.fd = fd,
+			.ep = ep,
 			.share = ep->share,
 			.wake = c && contexts ? core_context_fd(c, (uint32_t)__builtin_ctzll(contexts)) : -1,
 		};
@@ -182,6 +184,7 @@ void lend_child(void)
 		if (!l)
 			break;
 		l->file.type = FILE_LENT;
+		l->ep = heirs[i].ep;
 		l->share = heirs[i].share;
 		l->wake = heirs[i].wake;
 		atomic_store_explicit(&l->file.fds, 0, memory_order_relaxed);
@@ -193,14 +196,35 @@ void lend_child(void)
 		munmap(heirs, heirs_len);
 }
 
-void lend_use(struct file *f)
+/*
+ * What was adopted at the fork goes back to Linux, and into the kernel's set, which both see:
+ * the parent may be blocked in something else.
+ */
+static void lend_members(struct lent *l, int epfd)
+{
+	struct ep *ep = l->ep;
+
+	l->ep = NULL;
+	for (struct item *it = ep ? ep->all : NULL; it; it = it->all_next) {
+		struct epoll_event ev = {.events = it->events, .data.u64 = it->data};
+		struct sock *s = it->where == ITEM_USER ? sock_get(it->fd) : NULL;
+
+		if (!s)
+			continue;
+		if (s == it->sock && !sock_return(s, it->fd, true) && !it->disabled)
+			libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev); /* EEXIST: the parent was faster */
+		sock_put(s);
+	}
+}
+
+void lend_use(struct file *f, int epfd)
 {
 	struct lent *l = container_of(f, struct lent, file);
 	_Atomic uint32_t *share = &shares[l->share - 1];
-	struct timespec ms = {.tv_nsec = 1000000};
 	uint64_t one = 1;
 	uint32_t none = SHARE_NONE;
 
+	lend_members(l, epfd);
 	if (atomic_load_explicit(share, memory_order_acquire) == SHARE_ANSWERED)
 		return;
 	/* pairs with the load in lend_check_slow() */
@@ -208,15 +232,13 @@ void lend_use(struct file *f)
 	if (l->wake < 0)
 		return;
 	(void)!syscall(SYS_write, l->wake, &one, sizeof(one));
-	for (int i = 0; i < ANSWER_MS && atomic_load_explicit(share, memory_order_acquire) != SHARE_ANSWERED; i++)
-		syscall(SYS_nanosleep, &ms, NULL);
 }
 
 /* ---- descriptors in messages ---- */
 
-void lend_message(const struct msghdr *m)
+void lend_message(int sock, const struct msghdr *m)
 {
-	if (!user_readable(m, sizeof(*m)) || m->msg_controllen < CMSG_LEN(sizeof(int)) ||
+	if (fd_is_own(sock) || !user_readable(m, sizeof(*m)) || m->msg_controllen < CMSG_LEN(sizeof(int)) ||
 	    !user_readable(m->msg_control, m->msg_controllen))
 		return;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)(uintptr_t)m, c)) {
@@ -230,6 +252,8 @@ void lend_message(const struct msghdr *m)
 			f = file_get(fd);
 			if (f && f->type == FILE_EPOLL)
 				ep_lend(container_of(f, struct ep, file));
+			else if (f && f->type == FILE_SOCK)
+				sock_return(container_of(f, struct sock, file), fd, true);
 			if (f)
 				file_put(f);
 		}

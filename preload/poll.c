@@ -125,7 +125,7 @@ static void set_open(struct set *set)
 		if (f && f->type == FILE_EPOLL)
 			ep_watch(container_of(f, struct ep, file));
 		if (f && f->type == FILE_LENT)
-			lend_use(f);
+			lend_use(f, set->app[i].fd);
 		set->file[i] = f;
 		set->mem->n = i + 1;
 	}

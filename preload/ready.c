@@ -116,7 +116,9 @@ void ep_news(struct core *c, uint32_t slot, struct ep *self)
 
 	if (!s || !file_hold(&s->file))
 		return;
-	sock_settle(s);
+	/* one that moved away is claimed back by whoever uses it, or waits for it here */
+	if (sock_state(s) != SOCK_AWAY || s->items)
+		sock_settle(s);
 	if (!lock_take(&s->lock)) {
 		bell_ring(&c->shm->context[s->context].bell, slot); /* a signal handler: later */
 	} else {

@@ -23,6 +23,7 @@
 #include <sys/auxv.h>
 
 #include "preload/wait.h"
+#include "preload/inherit.h"
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
 
@@ -60,11 +61,13 @@ static void service_init(void)
 	sock_verbose = v && *v && *v != '0';
 	core_fd_hook = own_fd;
 	fd_start();
+	inherit_start();
 	pthread_atfork(NULL, NULL, sock_child);
 }
 
 void sock_child(void)
 {
+	inherit_forked();
 	fd_child();
 	atomic_store(&sock_core, NULL);
 	atomic_store(&service_next_ns, 0);
@@ -72,6 +75,12 @@ void sock_child(void)
 	sock_pool.lock.owner = 0;
 	ep_child();
 	wait_child();
+}
+
+bool sock_service_busy(void)
+{
+	return clock_now_ns() >= atomic_load_explicit(&service_next_ns, memory_order_relaxed) ||
+	       atomic_load_explicit(&service_lock.owner, memory_order_relaxed);
 }
 
 struct core *sock_service(void)
@@ -121,6 +130,7 @@ struct sock *sock_track(int fd, bool nonblock)
 	s->slot = SLOT_NONE;
 	s->fd = fd;
 	s->nonblock = nonblock;
+	s->generation = inherit_generation;
 	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
 	fd_set_file(fd, &s->file);
@@ -221,7 +231,7 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 	(void)!syscall(SYS_write, 2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
 }
 
-static uint64_t sock_cookie(int fd)
+uint64_t sock_cookie(int fd)
 {
 	uint64_t cookie = 0;
 	socklen_t len = sizeof(cookie);
@@ -285,6 +295,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
+	inherit_announce(s);
 	if (atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s) ||
 	    core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
 		adopt_undo(s);
@@ -292,6 +303,33 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	}
 	/* somebody may sleep already, without having armed this context */
 	core_context_arm(c, s->context);
+}
+
+void sock_claim_start(struct sock *s)
+{
+	int err;
+
+	s->cookie = sock_cookie(s->fd);
+	s->nonblock = (libc()->fcntl(s->fd, F_GETFL) & O_NONBLOCK) != 0;
+	if (s->claim == CLAIM_RETURN) /* its old answer is no answer to this */
+		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
+	s->claiming = true;
+	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!ep_items_to_user(s)) {
+		err = -EAGAIN;
+	} else if (s->claim == CLAIM_TAKE) {
+		inherit_announce(s);
+		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context);
+	} else {
+		err = core_return(s->core, s->slot, s->fd, s->fd);
+	}
+	if (err < 0) {
+		s->claiming = false;
+		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
+		return;
+	}
+	core_context_arm(s->core, s->context);
 }
 
 static void adopt_try(struct sock *s, int fd)
@@ -331,6 +369,11 @@ static void settle_linux(struct sock *s, bool died)
 {
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
+	if (!died && reason == IPC_REASON_RETRY) { /* in the middle of something, elsewhere */
+		s->claim = CLAIM_TAKE;
+		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
+		return;
+	}
 	if (died) {
 		int none = 0;
 
@@ -375,6 +418,12 @@ static void settle_returned(struct sock *s)
 	s->try_at = s->keep_linux ? NEVER : s->exchanges + (16u << MIN(s->tries, 12u));
 	if (s->shut_rd) /* which the socket forgot when it was rebuilt */
 		libc()->shutdown(s->fd, SHUT_RD);
+	if (reason == IPC_REASON_MOVED) {
+		verbose(s, "is taken over by another process", 0);
+		s->claim = CLAIM_RETURN;
+		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
+		return;
+	}
 	verbose(s, "is given back to Linux", reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);
@@ -397,6 +446,8 @@ bool sock_settle(struct sock *s)
 		return true;
 	if (!lock_take(&s->lock))
 		return false;
+	if (sock_state(s) == SOCK_AWAY)
+		inherit_claim(s);
 	if (sock_state(s) == SOCK_FAST) {
 		state = IPC_STATE(stream_status(&s->st));
 		if (state == IPC_RETURNED)
@@ -415,6 +466,8 @@ bool sock_settle(struct sock *s)
 			settle_linux(s, true);
 		if (sock_state(s) == SOCK_FAST)
 			ep_items_mark(s, NULL);
+		if (sock_state(s) != SOCK_ADOPTING)
+			s->claiming = false;
 	}
 	lock_drop(&s->lock);
 	errno = saved;
@@ -447,6 +500,8 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		int err = 0;
 
 		if (likely(state == SOCK_LINUX)) {
+			if (unlikely(s->generation != inherit_generation) && inherit_changed(s))
+				continue;
 			held_push(&h);
 			return IO_LINUX;
 		}
@@ -456,7 +511,7 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 			continue;
 		place = held_push(&h);
 		if (dontwait || s->nonblock) /* the way back is short: as long as a page fault may take */
-			err = state == SOCK_FAST ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
+			err = state == SOCK_FAST || s->claiming ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
 		else
 			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
 		held_pop(place);
@@ -507,6 +562,11 @@ int sock_return(struct sock *s, int fd, bool keep)
 
 	if (keep)
 		s->keep_linux = true;
+	if (lock_take(&s->lock)) {
+		if (sock_state(s) == SOCK_AWAY)
+			s->claim = CLAIM_RETURN;
+		lock_drop(&s->lock);
+	}
 	while (!err && sock_state(s) != SOCK_LINUX) {
 		if (sock_state(s) == SOCK_FAST && stream_is_open(&s->st)) {
 			if (sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD)

@@ -22,6 +22,7 @@ enum sock_state {
 	SOCK_LINUX,
 	SOCK_ADOPTING, /* I/O is held until the service has answered */
 	SOCK_FAST,     /* through the buffers */
+	SOCK_AWAY,     /* FAST in another process (inherit.c): found out, and waited for, at the first use */
 };
 
 #define SLOT_NONE UINT32_MAX
@@ -90,6 +91,11 @@ struct sock {
 	_Atomic uint32_t exchanges, try_at, tries;
 	_Atomic uint64_t bytes;
 
+	uint8_t claim;           /* enum claim, valid in AWAY */
+	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
+	uint32_t generation;     /* inherit_generation when it was made */
+	uint64_t relatives_seen; /* adoptions of relatives that were looked at */
+
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;
 	_Atomic uint64_t rcvtimeo_ns, sndtimeo_ns; /* 0: none */
@@ -111,6 +117,11 @@ extern bool sock_verbose;
 
 /* Track a new descriptor. */
 struct sock *sock_track(int fd, bool nonblock);
+uint64_t sock_cookie(int fd); /* 0: not a socket */
+/* Is another thread just connecting to the service, or was there no attempt lately? Then asking again is worth it. */
+bool sock_service_busy(void);
+/* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */
+void sock_claim_start(struct sock *s);
 /* Connect to the service if that has not been tried lately. Returns it or NULL. */
 struct core *sock_service(void);
 /* Ask for the policy of a listening socket, once per service. */
@@ -183,7 +194,7 @@ static inline bool sock_is_open(const struct sock *s)
 {
 	uint32_t state = sock_state(s);
 
-	return state == SOCK_ADOPTING || (state == SOCK_FAST && !stream_is_open(&s->st));
+	return state == SOCK_ADOPTING || state == SOCK_AWAY || (state == SOCK_FAST && !stream_is_open(&s->st));
 }
 
 /* ---- ready.c, interest.c, instance.c ---- */
@@ -202,7 +213,7 @@ void ep_free(struct file *f);
 void ep_closed(struct file *f);
 void ep_child(void);
 /* A message with descriptors is about to be sent: epoll instances among them are no longer ours alone. */
-void lend_message(const struct msghdr *m);
+void lend_message(int sock, const struct msghdr *m);
 
 /* ---- wait.c ---- */
 

@@ -199,7 +199,7 @@ PUBLIC ssize_t sendto(int fd, const void *buf, size_t len, int flags, const stru
 
 PUBLIC ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
-	lend_message(m);
+	lend_message(fd, m);
 	if (!m || !file_get_any(fd))
 		return libc()->sendmsg(fd, m, flags);
 	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, msg_total(m), libc()->sendmsg(fd, m, flags),
@@ -225,7 +225,7 @@ static ssize_t fast_sendmmsg(struct sock *s, struct mmsghdr *v, unsigned n, int 
 PUBLIC int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
 	for (unsigned i = 0; i < n && user_readable(&v[i], sizeof(*v)); i++)
-		lend_message(&v[i].msg_hdr);
+		lend_message(fd, &v[i].msg_hdr);
 	return (int)IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, 0, libc()->sendmmsg(fd, v, n, flags),
 			    fast_sendmmsg(s, v, n, flags));
 }

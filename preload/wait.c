@@ -286,12 +286,18 @@ int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 			 .file = io ? &s->file : NULL,
 			 .refs = FILE_REF + FILE_CALL};
 	struct wait_signals signals = {.held = false};
-	struct core *c = s->core;
-	uint32_t context = s->context, place;
+	struct core *c;
+	uint32_t context, place;
 	int epfd, err = 0;
 
 	if (is_over(s, events))
 		return 0;
+	if (sock_state(s) == SOCK_AWAY) { /* nobody to be woken by yet: the service could not be asked at once */
+		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+		return clock_now_ns() < deadline ? 0 : -EAGAIN;
+	}
+	c = s->core;
+	context = s->context;
 	epfd = wait_fd(c, 1ull << context);
 	if (epfd < 0)
 		return -ENOMEM;

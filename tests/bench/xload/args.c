@@ -210,10 +210,12 @@ static void helper_arg(char *text)
 
 static void mac_arg(const char *text)
 {
-	uint8_t *m = dstmac;
+	unsigned m[6];
 
-	if (sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) != 6)
+	if (sscanf(text, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]) != 6)
 		die("bad MAC address");
+	for (int i = 0; i < 6; i++)
+		dstmac[i] = (uint8_t)m[i];
 	C.have_mac = true;
 }
 

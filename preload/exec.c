@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * exec and posix_spawn: connections that a new image inherits. An image that will load this
+ * library is told which of them are FAST (INHERIT_ENV) and takes them over at its first use; for
+ * any other they go back to Linux first. Any thread, also in a vfork child: nothing is allocated.
+ *
+ * popen() and system() start their children inside libc, unseen; what those inherit besides
+ * their pipes they do not use.
+ */
+#define _GNU_SOURCE 1
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "preload/inherit.h"
+
+#define LIST_MAX 4096
+#define SCRIPT_DEPTH 4
+
+extern char **environ;
+
+/* ---- will the image load us? ---- */
+
+static bool elf_is_dynamic(int fd, const Elf64_Ehdr *e)
+{
+	Elf64_Phdr p;
+
+	if (e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_phentsize != sizeof(p))
+		return false;
+	for (unsigned i = 0; i < e->e_phnum && i < 64; i++)
+		if (pread(fd, &p, sizeof(p), (off_t)(e->e_phoff + i * sizeof(p))) != sizeof(p))
+			return false;
+		else if (p.p_type == PT_INTERP)
+			return true;
+	return false;
+}
+
+/* The interpreter of a script, or "" */
+static void script_interpreter(const char *line, size_t len, char *out, size_t size)
+{
+	size_t i = 2, n = 0;
+
+	while (i < len && (line[i] == ' ' || line[i] == '\t'))
+		i++;
+	while (i < len && n + 1 < size && line[i] > ' ')
+		out[n++] = line[i++];
+	out[n] = 0;
+}
+
+static bool image_loads_us(const char *path, int depth)
+{
+	union {
+		Elf64_Ehdr elf;
+		char text[256];
+	} head = {.text = ""};
+	char next[200] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	bool ok = false;
+	ssize_t n;
+
+	if (fd < 0) /* execute-only, or not there: exec itself will tell; a setuid image loads nothing */
+		return errno == ENOENT;
+	n = read(fd, &head, sizeof(head));
+	if (n >= (ssize_t)sizeof(head.elf) && !memcmp(head.elf.e_ident, ELFMAG, SELFMAG))
+		ok = elf_is_dynamic(fd, &head.elf) && !fstat(fd, &st) &&
+		     !(st.st_mode & (S_ISUID | S_ISGID) && st.st_uid != geteuid());
+	else if (n > 2 && !memcmp(head.text, "#!", 2))
+		script_interpreter(head.text, (size_t)n, next, sizeof(next));
+	else
+		snprintf(next, sizeof(next), "/bin/sh"); /* what execvp() does with a text */
+	close(fd);
+	return next[0] ? depth > 0 && image_loads_us(next, depth - 1) : ok;
+}
+
+/* The file that execvp() would take. */
+static const char *find_image(const char *file, char *buf)
+{
+	const char *path = getenv("PATH"), *end;
+
+	if (strchr(file, '/'))
+		return file;
+	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
+		end = strchrnul(path, ':');
+		snprintf(buf, PATH_MAX, "%.*s%s%s", (int)(end - path), path, end == path ? "" : "/", file);
+		if (!access(buf, X_OK))
+			return buf;
+	}
+	return file;
+}
+
+/* ---- the environment of the new image ---- */
+
+static bool any_fast(void)
+{
+	int top = fd_top();
+
+	for (int fd = 0; fd <= top; fd++) {
+		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
+		bool fast = s && sock_state(s) != SOCK_LINUX;
+
+		if (s)
+			sock_put(s);
+		if (fast)
+			return true;
+	}
+	return false;
+}
+
+static size_t env_count(char *const envp[])
+{
+	size_t n = 0;
+
+	while (envp && envp[n])
+		n++;
+	return n;
+}
+
+/* @out has room for all of @envp, @entry and a NULL. */
+static void env_copy(char **out, char *const envp[], char *entry)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; envp && envp[i]; i++)
+		if (strncmp(envp[i], INHERIT_ENV "=", sizeof(INHERIT_ENV)))
+			out[n++] = envp[i];
+	if (entry)
+		out[n++] = entry;
+	out[n] = NULL;
+}
+
+/* The list for the new image in @entry, as NAME=list; false: nothing to tell. */
+static bool exec_prepare(const char *image, char *const envp[], char *entry)
+{
+	static const char name[] = INHERIT_ENV "=";
+
+	if (!any_fast())
+		return false;
+	memcpy(entry, name, sizeof(name));
+	return inherit_list(entry + sizeof(name) - 1, LIST_MAX - sizeof(name),
+			    !inherit_library_in(envp) || !image_loads_us(image, SCRIPT_DEPTH)) > 0;
+}
+
+/* ---- exec ---- */
+
+PUBLIC int execve(const char *path, char *const argv[], char *const envp[])
+{
+	char entry[LIST_MAX], *env[env_count(envp) + 2];
+
+	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+		return libc()->execve(path, argv, envp);
+	env_copy(env, envp, entry);
+	return libc()->execve(path, argv, env);
+}
+
+PUBLIC int execv(const char *path, char *const argv[])
+{
+	return execve(path, argv, environ);
+}
+
+PUBLIC int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	char entry[LIST_MAX], *env[env_count(envp) + 2], buf[PATH_MAX];
+
+	if (fd_top() < 0 || !exec_prepare(find_image(file, buf), envp, entry))
+		return libc()->execvpe(file, argv, envp);
+	env_copy(env, envp, entry);
+	return libc()->execvpe(file, argv, env);
+}
+
+PUBLIC int execvp(const char *file, char *const argv[])
+{
+	return execvpe(file, argv, environ);
+}
+
+PUBLIC int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	char entry[LIST_MAX], *env[env_count(envp) + 2], path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+		return libc()->fexecve(fd, argv, envp);
+	env_copy(env, envp, entry);
+	return libc()->fexecve(fd, argv, env);
+}
+
+/* The variadic ones: the arguments up to NULL, and for execle() the environment behind it. */
+static size_t args_count(va_list ap)
+{
+	size_t n = 0;
+
+	while (va_arg(ap, char *))
+		n++;
+	return n;
+}
+
+#define EXEC_LIST(arg, call)                                    \
+	do {                                                    \
+		va_list ap_, count_;                            \
+		size_t n_;                                      \
+                                                                \
+		va_start(ap_, arg);                             \
+		va_copy(count_, ap_);                           \
+		n_ = args_count(count_) + 1;                    \
+		va_end(count_);                                 \
+		{                                               \
+			char *argv[n_ + 1], **env = environ;    \
+                                                                \
+			argv[0] = (char *)(uintptr_t)arg;       \
+			for (size_t i_ = 1; i_ < n_; i_++)      \
+				argv[i_] = va_arg(ap_, char *); \
+			argv[n_] = va_arg(ap_, char *);         \
+			if (with_env)                           \
+				env = va_arg(ap_, char **);     \
+			va_end(ap_);                            \
+			return call;                            \
+		}                                               \
+	} while (0)
+
+PUBLIC int execl(const char *path, const char *arg, ...)
+{
+	const bool with_env = false;
+
+	EXEC_LIST(arg, execve(path, argv, env));
+}
+
+PUBLIC int execlp(const char *file, const char *arg, ...)
+{
+	const bool with_env = false;
+
+	EXEC_LIST(arg, execvpe(file, argv, env));
+}
+
+PUBLIC int execle(const char *path, const char *arg, ...)
+{
+	const bool with_env = true;
+
+	EXEC_LIST(arg, execve(path, argv, env));
+}
+
+/* ---- posix_spawn ---- */
+
+PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	char entry[LIST_MAX], *env[env_count(envp) + 2];
+
+	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+		return libc()->posix_spawn(pid, path, actions, attr, argv, envp);
+	env_copy(env, envp, entry);
+	return libc()->posix_spawn(pid, path, actions, attr, argv, env);
+}
+
+PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	char entry[LIST_MAX], *env[env_count(envp) + 2], buf[PATH_MAX];
+
+	if (fd_top() < 0 || !exec_prepare(find_image(file, buf), envp, entry))
+		return libc()->posix_spawnp(pid, file, actions, attr, argv, envp);
+	env_copy(env, envp, entry);
+	return libc()->posix_spawnp(pid, file, actions, attr, argv, env);
+}
+
+/* What the child gets under another number is done inside libc, and its name for us would be unknown. */
+PUBLIC int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int newfd)
+{
+	struct sock *s = sock_get(fd);
+
+	if (s) {
+		sock_return(s, fd, true);
+		sock_put(s);
+	}
+	return libc()->posix_spawn_file_actions_adddup2(actions, fd, newfd);
+}
