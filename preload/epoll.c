@@ -137,7 +137,7 @@ static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 		if (bell_any(&c->shm->context[i].bell))
 			return true;
 	}
-	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0 || (c && core_is_dead(c));
+	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0;
 }
 
 /*

@@ -58,9 +58,10 @@ static bool item_number(struct item *it)
 		return false;
 	}
 	if (!it->id) {
-		it->id = it->tag = id;
+		it->id = id;
 		atomic_store_explicit(&items[id], it, memory_order_release);
 	}
+	it->tag = (it->tag & ~(ITEMS - 1)) | id;
 	return true;
 }
 

@@ -205,6 +205,10 @@ int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 		uint32_t ev;
 
 		item_unqueue(it);
+		if (unlikely(open.n == SETTLE)) { /* the rest in the next call */
+			item_append(it);
+			break;
+		}
 		ev = item_events(it, &open);
 		if (!ev)
 			continue;
@@ -230,7 +234,7 @@ void ep_refresh(struct ep *ep)
 		ep_all_failed(ep);
 	if (!lock_take(&ep->lock))
 		return;
-	while (ep->ready.head && !item_events(ep->ready.head, &open))
+	while (ep->ready.head && open.n < SETTLE && !item_events(ep->ready.head, &open))
 		item_unqueue(ep->ready.head);
 	ep_unkick(ep);
 	lock_drop(&ep->lock);

@@ -301,6 +301,19 @@ static bool client_once(uint64_t *seed, int fd)
 	return !memcmp(in, out, (size_t)len);
 }
 
+/* What the kernel knows of an instance. */
+static void dump_instance(int ep)
+{
+	char path[64], text[8192];
+	long fd, n;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", ep);
+	fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY);
+	n = fd < 0 ? -1 : syscall(SYS_read, fd, text, sizeof(text));
+	fprintf(stderr, "instance %d:\n%.*s", ep, (int)MAX(n, 0L), text);
+	syscall(SYS_close, fd);
+}
+
 /* Something went wrong: what the library knows of every socket. Races with everybody; only for a human to read. */
 static void dump(void)
 {
@@ -325,8 +338,12 @@ static void dump(void)
 			fprintf(stderr, " [ep %d fd %d events %x where %d queued %d disabled %d nready %u plain %u]",
 				it->ep->epfd, it->fd, it->events, it->where, it->queued, it->disabled, it->ep->nready,
 				it->ep->plain);
+		if (s->items)
+			fprintf(stderr, " tag %x", s->items->tag);
 		fprintf(stderr, "\n");
 	}
+	for (int i = 0; i < 3; i++)
+		dump_instance(echo_ep[i]);
 }
 
 static void *client_main(void *arg)

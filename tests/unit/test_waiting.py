@@ -10,7 +10,8 @@ import tempfile
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from test_preload import CFLAGS, LIBRARY, ROOT, fake, fake_binary, pytestmark  # noqa: F401 pylint: disable=unused-import
+from test_preload import CFLAGS, ROOT, fake, fake_binary, pytestmark  # noqa: F401 pylint: disable=unused-import
+from test_preload import run as run_python
 
 SOURCE = os.path.join(ROOT, "tests/unit/waiting.c")
 
@@ -54,3 +55,17 @@ def test_refusals(case, every, delay, program, fake):  # noqa: F811
     assert run(program, case, f.env()) == want
     counts = f.stop()
     assert counts["refused"] >= 1 or every > 2, counts
+
+
+def test_service_gone(fake):  # noqa: F811
+    """An instance that held adopted sockets goes on after the service's death, and sleeps when idle."""
+    f = fake(0)
+    script = r"""
+c, s = pair(); e = select.epoll(); e.register(s, select.EPOLLIN); r, w = os.pipe(); e.register(r, select.EPOLLIN)
+os.kill(%d, 9); settle()
+print(e.poll(5)[0][0] == s.fileno()); s.close(); c.close()
+threading.Timer(1.0, lambda: os.write(w, b"x")).start()
+t = time.process_time(); print(e.poll(10) == [(r, select.EPOLLIN)], time.process_time() - t < 0.2); os.read(r, 1)
+a, b = pair(); e.register(b, select.EPOLLIN); a.sendall(b"y"); print(e.poll(5) == [(b.fileno(), select.EPOLLIN)])
+""" % f.proc.pid
+    assert run_python(script, f.env()) == "True\nTrue True\nTrue\n"
