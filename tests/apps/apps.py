@@ -10,12 +10,14 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 
 import pytest
 
 from lab import BUILD, FULL, FastShare, scale  # noqa: F401: scale is for the tests
 
+SERVERS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "servers")
 FIGURES = os.path.join(BUILD, "apps.json")
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 SHARE = 0.90
@@ -135,18 +137,28 @@ def files(directory, sizes=(3 << 20, 1 << 20, 65536, 1448, 1, 0)):
     return made
 
 
+def self_signed(lab):
+    """A certificate and its key."""
+    cert, key = (os.path.join(lab.dir, n) for n in ("cert.pem", "key.pem"))
+    subprocess.run([need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+                    "/CN=tapas.test", "-out", cert, "-keyout", key], check=True, capture_output=True)
+    return cert, key
+
+
 class Http:
     """A kept HTTP/1.1 connection from the plain host."""
 
-    def __init__(self, lab, port, addr=None, timeout=20):
-        self.conn = http.client.HTTPConnection(addr or lab.addr, port, timeout=timeout)
+    def __init__(self, lab, port, timeout=20, tls=None):
+        self.conn = http.client.HTTPConnection(lab.addr, port, timeout=timeout)
+        self.conn.auto_open = 0
         self.conn.sock = lab.connect(port, timeout=timeout)
+        if tls:
+            self.conn.sock = tls.wrap_socket(self.conn.sock)
 
     def call(self, method, path, body=None, headers=None):
         self.conn.request(method, path, body=body, headers=headers or {})
         r = self.conn.getresponse()
         data = r.read()
-        assert self.conn.sock or r.will_close, "the server closed a kept connection"
         return r.status, data
 
     def get(self, path, want):
@@ -157,9 +169,9 @@ class Http:
         self.conn.close()
 
 
-def http_warm_get_all(lab, port, made, connections, rounds, prefix="/"):
+def http_warm_get_all(lab, port, made, connections, rounds, prefix="/", tls=None):
     """Kept connections ask for every file, in turn, smallest first; all data compared."""
-    conns = [Http(lab, port) for _ in range(connections)]
+    conns = [Http(lab, port, tls=tls) for _ in range(connections)]
     names = sorted(made, key=lambda n: len(made[n]))
     for _ in range(rounds):
         for n in names:

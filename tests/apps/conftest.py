@@ -3,6 +3,7 @@
 as well."""
 import importlib.util
 import os
+import signal
 import sys
 
 import pytest
@@ -27,3 +28,20 @@ def mode(request):
 @pytest.fixture
 def lab(mode, make_lab):
     return make_lab(mode)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """A program that hangs is a failure, not the end of the run."""
+    limit = 600 if net.lab_module.FULL else 60
+
+    def late(*_):
+        raise TimeoutError("the test took more than %d seconds" % limit)
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(limit)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
