@@ -63,9 +63,8 @@ def test_haproxy_http(lab, reuse):
 @pytest.mark.parametrize("splice", ["auto", "off"])
 def test_haproxy_tcp(lab, splice):
     """Echo through the proxy: small messages, then megabytes both ways at once."""
-    lab.discard_output(lab.spawn(lab.client, [need("socat"), "TCP-LISTEN:%d,fork,reuseaddr,bind=%s" % (
-        BACK, lab.sources[0]), "PIPE"]))
-    wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :%d" % BACK]).stdout, 10, "back end")
+    lab.discard_output(lab.spawn(lab.client, [PYTHON, os.path.join(SERVERS, "aio.py"), lab.sources[0], BACK],
+                                 ready="ready"))
     start(lab, "tcp", " option splice-auto\n option splice-request\n option splice-response" if splice == "auto" else "",
           *([] if splice == "auto" else ["-dS"]))
     with carried(lab, "haproxy, TCP, splice " + splice, connections=8):
@@ -89,7 +88,7 @@ def test_haproxy_reload(lab):
     socket; no request may fail."""
     made = http_back(lab)
     small = {k: v for k, v in made.items() if len(v) < 100000}
-    p, _ = start(lab, "http", "", "-W", "-db")
+    p, _ = start(lab, "http", "", "-W")
     stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
 
     def load():

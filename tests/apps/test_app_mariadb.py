@@ -18,8 +18,8 @@ def db(make_lab, mode):
 def start(lab, threads):
     server, install = need("mariadbd", "mariadb-install-db")
     data = own_dir(lab, "data", USER)
-    lab.server.run([install, "--no-defaults", "--user", USER, "--datadir", data, "--auth-root-authentication-method",
-                    "normal", "--skip-test-db", "--skip-name-resolve"])
+    lab.server.run([install, "--no-defaults", "--user=" + USER, "--datadir=" + data,
+                    "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
     init = write(os.path.join(lab.dir, "init.sql"), "create user 'u'@'%' identified by 'secret';\n"
                  "grant all on *.* to 'u'@'%';\ncreate database d;\n")
     lab.discard_output(lab.run_server([

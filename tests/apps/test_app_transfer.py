@@ -121,12 +121,13 @@ def exchange(lab, port, connections=3, half_close=True):
         s.close()
 
 
+# with PIPE, socat writes to a pipe that it reads itself: in pieces that cannot block
 SOCAT = {
-    "PIPE": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "PIPE"],
+    "PIPE": ["-b", "4096", "TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "PIPE"],
     "EXEC with sockets": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat"],
     "EXEC with pipes": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,pipes"],
     "EXEC, nofork": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,nofork"],
-    "SYSTEM with a terminal": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "SYSTEM:stty raw -echo; cat,pty"],
+    "EXEC with a terminal": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,pty,raw,echo=0"],
     "relay": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "TCP:{b}:{q}"],
 }
 
@@ -136,7 +137,7 @@ def test_socat(lab, how):
     p, q = 7000, 7001
     argv = [x.format(p=p, q=q, a=lab.addr, b=lab.sources[0]) for x in SOCAT[how]]
     if how == "relay":
-        lab.spawn(lab.client, [need("socat"), "TCP-LISTEN:%d,fork,reuseaddr,bind=%s" % (q, lab.sources[0]), "PIPE"])
+        lab.spawn(lab.client, [need("socat"), "-b", 4096, "TCP-LISTEN:%d,fork,reuseaddr,bind=%s" % (q, lab.sources[0]), "PIPE"])
         wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :%d" % q]).stdout, 10, "back end")
     lab.run_server([need("socat"), *argv], p)
     with carried(lab, "socat, " + how, connections=6 if how == "relay" else 3):
@@ -162,7 +163,7 @@ def test_socat_files(lab):
         assert p.wait(10) == 0
         with open(path + ".got", "rb") as f:
             assert f.read() == data
-        lab.spawn(lab.client, [socat, "TCP-LISTEN:7002,reuseaddr,bind=" + lab.sources[0], "PIPE"])
+        lab.spawn(lab.client, [socat, "-b", 4096, "TCP-LISTEN:7002,reuseaddr,bind=" + lab.sources[0], "PIPE"])
         wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :7002"]).stdout, 10, "echo")
         with open(path, "rb") as f:
             r = lab.run_accelerated([socat, "-t", 10, "-", "TCP:%s:7002" % lab.sources[0]], stdin=f, text=False)
