@@ -95,15 +95,15 @@ def test_haproxy_reload(lab):
         try:
             c = Http(lab, PORT)
             while not stop.is_set():
-                for n, data in small.items():
-                    try:
+                try:
+                    for n, data in small.items():
                         c.get("/" + n, data)
                         counts["answers"] += 1
-                    except ConnectionError:
-                        counts["ended"] += 1
-                        c.close()
-                        c = Http(lab, PORT)
-                assert c.call("POST", "/echo", made["f2"]) == (200, made["f2"])
+                    assert c.call("POST", "/echo", made["f2"]) == (200, made["f2"])
+                except ConnectionError:
+                    counts["ended"] += 1
+                    c.close()
+                    c = Http(lab, PORT)
             c.close()
         except BaseException as e:
             errors.append(e)
