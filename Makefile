@@ -232,6 +232,7 @@ demo: setup
 bench: setup
 	@$(MAKE) all tools
 	@/usr/bin/python3 tests/bench/bench.py
+	@/usr/bin/python3 tests/bench/commands.py
 
 # ---- installation ----
 
