@@ -68,9 +68,10 @@ echo(socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0]))""",
     # MariaDB's pool of threads: a listener sleeps in an instance that has had nothing adopted, another thread adds
     # a connection that is adopted by then, looks once without waiting, and leaves the rest to the listener
     "added to an instance in which a thread sleeps": """import queue
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the listener cannot run in between
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 ep, q = select.epoll(), queue.Queue()
 def listen():
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # does not run in between
     while True:
         for fd, _ in ep.poll():
             q.put(fd)
@@ -80,8 +81,7 @@ how = select.EPOLLIN | select.EPOLLET | select.EPOLLONESHOT | select.EPOLLRDHUP
 for turn in range(6):
     select.select([s], [], [])
     s.sendall(s.recv(65536))
-time.sleep(0.2)
-ep.register(s, how)
+ep.register(s, how)  # before the client goes on: it pauses here
 held = [fd for fd, _ in ep.poll(0)]
 while True:
     if not held:
@@ -105,7 +105,6 @@ def listen():
             s.sendall(d)
 t = threading.Thread(target=listen); t.start()
 echo(s, 6)
-time.sleep(0.2)
 ep.register(s, select.EPOLLIN)
 t.join()""",
     "epoll instance inherited": """ep = select.epoll()
