@@ -30,7 +30,8 @@
 #define RETRY_NS (2 * NS_PER_S)    /* between attempts to reach the service */
 #define RETURN_NS (20 * NS_PER_MS) /* a non-blocking call waits so long for a connection on its way back */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
-#define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
+#define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
+#define FIRST_LOOK_BYTES 4096  /* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
@@ -347,7 +348,7 @@ static void adopt_try(struct sock *s, int fd)
 	}
 	if (!s->policy_known) {
 		if (!c)
-			s->try_at = s->exchanges + 64;
+			s->try_at = s->exchanges + NO_SERVICE_EXCHANGES;
 		errno = saved;
 		return;
 	}
@@ -359,7 +360,7 @@ static void adopt_try(struct sock *s, int fd)
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !s->policy.accelerate) {
-		s->try_at = s->exchanges + 64;
+		s->try_at = s->exchanges + (c ? 64 : NO_SERVICE_EXCHANGES);
 	}
 	errno = saved;
 }
