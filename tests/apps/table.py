@@ -8,11 +8,18 @@ import sys
 HERE = os.path.dirname(os.path.realpath(__file__))
 HEAD = """# Programs under tapas
 
-Made by `make check-apps`: unmodified programs of Debian 12 under `tapas run`, on one of two hosts joined by a veth
+Made by tests/apps/table.py from what `make apps` (quick, shared mode) or `make check-apps` (at length, both modes)
+leaves in build/apps.json: unmodified programs of Debian 12 under `tapas run`, on one of two hosts joined by a veth
 pair, talking to plain Linux programs on the other. Everything that is transferred is compared. *Fast* is the share
 of the TCP payload between the hosts that the service carried; the rest is what connections exchanged before they were
 adopted, and connections that were not. A program passes with 90 % at least, if no reason excuses it.
+"""
+SMALL = """
+## What programs do with descriptors
 
+Small servers, each of which does one such thing in the middle of a conversation (tests/apps/test_small.py).
+"""
+COLUMNS = """
 | program | connections adopted | bytes | fast | |
 |---|--:|--:|--:|---|"""
 
@@ -39,9 +46,12 @@ def main():
     path = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "..", "..", "build", "apps.json")
     with open(path) as f:
         figures = json.load(f)
-    print(HEAD)
-    for name in sorted(figures, key=str.lower):
-        print(row(name, figures[name]))
+    small = {k[len("small: "):]: f for k, f in figures.items() if k.startswith("small: ")}
+    programs = {k: f for k, f in figures.items() if not k.startswith("small: ")}
+    for head, rows in ((HEAD, programs), (SMALL, small)):
+        print(head + COLUMNS)
+        for name in sorted(rows, key=str.lower):
+            print(row(name, rows[name]))
 
 
 if __name__ == "__main__":

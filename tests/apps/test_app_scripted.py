@@ -122,7 +122,7 @@ def test_java_client(lab):
     made = files(own_dir(lab, "www"), (3 << 20,))
     lab.discard_output(lab.spawn(lab.client, [PYTHON, os.path.join(SERVERS, "threads.py"), lab.sources[0], PORT,
                                               os.path.join(lab.dir, "www")], ready="ready"))
-    with carried(lab, "Java: HttpClient", share=0.8):
+    with carried(lab, "Java: HttpClient"):
         r = lab.run_accelerated([need("java"), os.path.join(SERVERS, "Client.java"), "http://%s:%d/f0" % (
-            lab.sources[0], PORT), scale(50, 10)], timeout=90)
-        assert r.stdout.split() == [hashlib.sha256(made["f0"]).hexdigest()] * scale(50, 10)
+            lab.sources[0], PORT), scale(50, 20)], timeout=90)
+        assert r.stdout.split() == [hashlib.sha256(made["f0"]).hexdigest()] * scale(50, 20)

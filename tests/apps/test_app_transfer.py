@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from apps import carried, data_of, need, own_dir, scale, write
+from apps import BUILD, carried, data_of, need, own_dir, scale, write
 from lab import wait_for
 
 SSH = "an interactive protocol over processes that inherit the connection"
@@ -155,7 +155,7 @@ def test_socat_files(lab):
     data = data_of(9, scale(64, 4) << 20)
     path = write(os.path.join(lab.dir, "data"), data, "wb")
     socat = need("socat")
-    with carried(lab, "socat, files", connections=3, share=0.8):
+    with carried(lab, "socat, files", connections=3):
         p = lab.run_server([socat, "-u", "OPEN:" + path, "TCP-LISTEN:7000,reuseaddr,bind=" + lab.addr], 7000)
         s = lab.connect(7000, timeout=20)
         with s.makefile("rb") as f:
@@ -204,10 +204,7 @@ def test_git_daemon(lab, who):
     else:
         lab.spawn(lab.client, server, env=env)
         wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :9418"]).stdout, 10, "git daemon")
-        host, prefix = lab.server, [] if lab.plain else ["tapas", "run"]
-    if prefix:
-        from lab import BUILD
-        prefix[0] = os.path.join(BUILD, "tapas")
+        host, prefix = lab.server, [] if lab.plain else [os.path.join(BUILD, "tapas"), "run"]
     clone = os.path.join(lab.dir, "clone")
     with carried(lab, "git daemon, %s" % who, connections=2):
         host.run([*prefix, git, "clone", "-q", "git://%s/r" % addr, clone], env=env)

@@ -43,10 +43,10 @@ def test_curl_parallel(web):
     lab, who, url, made, run = web
     out = own_dir(lab, "out")
     argv = [need("curl"), "-sS", "--fail", "--max-time", "60", "--parallel", "--parallel-max", "8"]
-    n = scale(400, 80)
+    n = scale(800, 160)
     for i in range(n):
         argv += ["-o", os.path.join(out, str(i)), "%s/f%d" % (url, i % 2)]
-    with carried(lab, "curl --parallel, %s" % who, connections=4, share=0.8):
+    with carried(lab, "curl --parallel, %s" % who, connections=4):
         run(argv)
     for i in range(n):
         with open(os.path.join(out, str(i)), "rb") as f:
@@ -92,7 +92,7 @@ def test_iperf3(lab, who, how):
     else:
         lab.spawn(lab.client, server, ready="listening")
         run = lab.run_accelerated
-    with carried(lab, "iperf3 %s, %s" % (" ".join(how), who)):
+    with carried(lab, " ".join(["iperf3", *how]) + ", " + who):
         r = run(["iperf3", "-c", addr, "-p", IPERF, "-J", "-t", scale(5, 1), *how], check=False)
         report = json.loads(r.stdout)
         assert "error" not in report, report["error"]
