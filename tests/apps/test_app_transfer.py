@@ -127,11 +127,11 @@ def exchange(lab, port, connections=3, terminal=False):
         s.close()
 
 
-# with PIPE, socat writes to a pipe that it reads itself: in pieces that cannot block
+# socat's writes to a pipe must not block, or it and whoever reads the pipe wait for each other: pieces of a page
 SOCAT = {
     "PIPE": ["-b", "4096", "TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "PIPE"],
     "EXEC with sockets": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat"],
-    "EXEC with pipes": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,pipes"],
+    "EXEC with pipes": ["-b", "4096", "TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,pipes"],
     "EXEC, nofork": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,nofork"],
     "EXEC with a terminal": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "EXEC:cat,pty,raw,echo=0"],
     "relay": ["TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "TCP:{b}:{q}"],
