@@ -2,6 +2,7 @@
 # tapas: everything is built into build/ (build-SAN/ with SAN=address|undefined|thread).
 #   make            the service, the command, the libraries
 #   make check      lint, unit, fuzz and network tests     make check-quick   lint and unit tests
+#   make check-apps  many real programs, at length
 #   make demo       the firewall holding and redis faster  make bench         Linux beside tapas
 #   make install    PREFIX=/usr/local DESTDIR=             make uninstall, make clean
 
@@ -174,6 +175,14 @@ posix-table: all tools
 net: all tools $(FAKE)
 	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net tests/unit $(PYTEST_ARGS)
 
+# whole programs: their figures are left in build/apps.json; check-apps takes longer, in both modes, and makes a table
+apps: all tools
+	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/apps $(PYTEST_ARGS)
+check-apps: setup
+	@rm -f $(BUILD)/apps.json
+	@TAPAS_FULL=1 $(MAKE) apps; status=$$?; \
+		/usr/bin/python3 tests/apps/table.py $(BUILD)/apps.json > tests/APPS.md; exit $$status
+
 # ---- lint ----
 
 C_FILES := $(shell git ls-files '*.c' '*.h' 2>/dev/null)
@@ -199,6 +208,7 @@ check: setup
 	@$(MAKE) tsan
 	@$(MAKE) fuzz
 	@$(MAKE) net
+	@$(MAKE) apps
 	@echo "all checks passed"
 
 # The same under AddressSanitizer and UBSan: unit tests whole, network tests with the service instrumented (the
@@ -222,6 +232,7 @@ demo: setup
 bench: setup
 	@$(MAKE) all tools
 	@/usr/bin/python3 tests/bench/bench.py
+	@/usr/bin/python3 tests/bench/commands.py
 
 # ---- installation ----
 
@@ -253,6 +264,6 @@ uninstall:
 FORCE:
 clean:
 	rm -rf build build-address build-undefined build-thread build-san
-.PHONY: all unit hammer tsan fuzz net lint check check-quick check-san setup demo bench tools posix-table install uninstall clean FORCE
+.PHONY: all unit hammer tsan fuzz net apps check-apps lint check check-quick check-san setup demo bench tools posix-table install uninstall clean FORCE
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -9,7 +9,7 @@
  * eventfd in the kernel's set, edge-triggered and never read. An instance that is mixed, or has
  * such below it (nest.c), sleeps in ppoll() on its descriptor and on this thread's of wait.c.
  *
- * Invariants: whoever leaves with events while others still sleep on the same instance arms
+ * Invariants: whoever leaves, with events or none, while others still sleep on the same instance arms
  * the contexts again and passes on what is left, so no news waits for a thread that is busy.
  * From the second sleep of a call on, signals are blocked but inside the kernel's wait: one
  * that comes between two sleeps interrupts the next.
@@ -109,7 +109,7 @@ static int kernel_look(struct ep *ep, const struct ep_call *call, struct epoll_e
 	return n;
 }
 
-/* Leaving with events while others sleep on the same instance: see the invariant above. */
+/* Leaving while others sleep on the same instance: see the invariant above. */
 static void ep_hand_on(struct ep *ep)
 {
 	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
@@ -251,7 +251,7 @@ static int ep_wait(struct ep *ep, struct ep_call *call)
 			if (!n)
 				continue;
 		}
-		if (n > 0)
+		if (n >= 0) /* with none too: it may have taken the edge that was to wake a sleeper */
 			ep_hand_on(ep);
 		return n;
 	}

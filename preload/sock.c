@@ -28,9 +28,10 @@
 #include "service/ipc/msg.h"
 
 #define RETRY_NS (2 * NS_PER_S)    /* between attempts to reach the service */
-#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking call waits so long for a connection on its way back */
+#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking call waits so long for a connection on its way */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
-#define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
+#define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
+#define FIRST_LOOK_BYTES 4096  /* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
@@ -347,7 +348,7 @@ static void adopt_try(struct sock *s, int fd)
 	}
 	if (!s->policy_known) {
 		if (!c)
-			s->try_at = s->exchanges + 64;
+			s->try_at = s->exchanges + NO_SERVICE_EXCHANGES;
 		errno = saved;
 		return;
 	}
@@ -359,7 +360,7 @@ static void adopt_try(struct sock *s, int fd)
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !s->policy.accelerate) {
-		s->try_at = s->exchanges + 64;
+		s->try_at = s->exchanges + (c ? 64 : NO_SERVICE_EXCHANGES);
 	}
 	errno = saved;
 }
@@ -510,8 +511,14 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		if (sock_settle(s))
 			continue;
 		place = held_push(&h);
-		if (dontwait || s->nonblock) /* the way back is short: as long as a page fault may take */
-			err = state == SOCK_FAST || s->claiming ? wait_sock(s, 0, clock_now_ns() + RETURN_NS) : -EAGAIN;
+		/*
+		 * The way back is short: as long as a page fault may take. And a program may know that its first
+		 * bytes fit into the send queue (PostgreSQL's answer to SSLRequest): a send waits for the adoption.
+		 */
+		if (dontwait || s->nonblock)
+			err = state == SOCK_FAST || s->claiming || dir == IO_OUT
+				      ? wait_sock(s, 0, clock_now_ns() + RETURN_NS)
+				      : -EAGAIN;
 		else
 			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
 		held_pop(place);

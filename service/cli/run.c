@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * `tapas run`: puts the library into LD_PRELOAD and becomes the command. What can't be
- * accelerated (no service, static or set-user-id program) is said in one line, and the command
- * runs all the same.
+ * accelerated (no service, or a program that can't load the library, see obstacle.c) is said
+ * in one line, and the command runs all the same.
  */
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "service/base/compiler.h"
@@ -46,55 +43,11 @@ static const char *run_library(void)
 	return NULL;
 }
 
-/* The file execvp() will run, as far as it can be told. */
-static const char *run_find(const char *command)
+static const char *base_name(const char *path)
 {
-	static char path[PATH_MAX];
-	const char *dirs = getenv("PATH");
+	const char *slash = strrchr(path, '/');
 
-	if (strchr(command, '/'))
-		return command;
-	for (const char *d = dirs ? dirs : "/usr/bin:/bin"; *d;) {
-		size_t len = strcspn(d, ":");
-
-		snprintf(path, sizeof path, "%.*s/%s", (int)len, d, command);
-		if (access(path, X_OK) == 0)
-			return path;
-		d += len + (d[len] == ':');
-	}
-	return NULL;
-}
-
-static bool elf_has_interpreter(int fd, const Elf64_Ehdr *eh)
-{
-	for (unsigned i = 0; i < eh->e_phnum && i < 128; i++) {
-		Elf64_Phdr ph;
-
-		if (pread(fd, &ph, sizeof ph, (off_t)(eh->e_phoff + i * sizeof ph)) != sizeof ph)
-			return true; /* not for us to judge */
-		if (ph.p_type == PT_INTERP)
-			return true;
-	}
-	return false;
-}
-
-/* Why a library can't be loaded into the file, or NULL. */
-static const char *run_obstacle(const char *file)
-{
-	Elf64_Ehdr eh;
-	struct stat st;
-	const char *why = NULL;
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return NULL;
-	if (fstat(fd, &st) == 0 && (st.st_mode & (S_ISUID | S_ISGID)) && geteuid() != 0)
-		why = "it is set-user-id or set-group-id";
-	else if (pread(fd, &eh, sizeof eh, 0) == sizeof eh && !memcmp(eh.e_ident, ELFMAG, SELFMAG) &&
-		 eh.e_ident[EI_CLASS] == ELFCLASS64 && !elf_has_interpreter(fd, &eh))
-		why = "it is statically linked";
-	close(fd);
-	return why;
+	return slash ? slash + 1 : path;
 }
 
 static int run_preload(void)
@@ -124,7 +77,8 @@ static void run_check_service(void)
 
 int cli_run(int argc, char **argv)
 {
-	const char *file, *why;
+	char path[PATH_MAX];
+	const char *why;
 	int at = 1;
 
 	if (at < argc && !strcmp(argv[at], "-v")) {
@@ -137,10 +91,13 @@ int cli_run(int argc, char **argv)
 		cli_error("usage: tapas run [-v] COMMAND [ARGUMENT...]");
 		return CLI_USAGE;
 	}
-	file = run_find(argv[at]);
-	why = file ? run_obstacle(file) : NULL;
+	why = cli_obstacle(argv[at], path);
 	if (why) {
-		cli_error("%s cannot be accelerated: %s; running on plain Linux", argv[at], why);
+		if (!strcmp(base_name(path), base_name(argv[at])))
+			cli_error("%s cannot be accelerated: %s; running on plain Linux", argv[at], why);
+		else
+			cli_error("%s cannot be accelerated: %s runs it, and %s; running on plain Linux", argv[at],
+				  path, why);
 	} else {
 		run_check_service();
 		if (run_preload()) {

@@ -43,7 +43,8 @@ static void adopt_refuse(struct slow *s, struct app *a, uint32_t slot, const str
 	char text[FLOW_KEY_TEXT_MAX];
 
 	counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
-	s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = a, .slot = slot, .key = *key};
+	if (!a->dying) /* else forgotten already */
+		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = a, .slot = slot, .key = *key};
 	log_debug("%s stays with Linux: %s", flow_key_text(key, text, sizeof text), ipc_reason_name(reason));
 	app_slot_finish(s, a, slot, IPC_REFUSED, reason);
 }

@@ -435,10 +435,13 @@ class Lab:
 
     @staticmethod
     def discard_output(p):
-        """A program that talks a lot must not block on its pipe."""
+        """A program that talks a lot must not block on its pipe; its children may hold it after its end."""
+        fd = os.dup(p.stdout.fileno())
+
         def body():
-            while p.stdout.read(65536):
+            while os.read(fd, 65536):
                 pass
+            os.close(fd)
         threading.Thread(target=body, daemon=True).start()
 
     def run_server(self, argv, port=None, accelerated=None, **kw):

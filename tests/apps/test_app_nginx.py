@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""nginx: a master with four workers that are not root; sendfile, TLS, proxying both ways, reload under load."""
+import os
+import re
+import signal
+import ssl
+import threading
+import time
+
+import pytest
+
+from apps import Http, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, self_signed, write
+from lab import wait_for
+
+PORT, TLS, BACK = 8080, 8443, 8081
+CONF = """%(user)s worker_processes %(workers)d; daemon off; pid %(dir)s/nginx.pid;
+error_log %(dir)s/error.log notice;
+events { worker_connections 1024; }
+http { access_log off; sendfile %(sendfile)s; tcp_nopush on; keepalive_timeout 30; keepalive_requests 100000;
+client_max_body_size 64m; client_body_temp_path %(dir)s/body; proxy_temp_path %(dir)s/p; fastcgi_temp_path %(dir)s/f;
+uwsgi_temp_path %(dir)s/u; scgi_temp_path %(dir)s/s;
+upstream back { server %(back)s:%(backport)d; keepalive 16; }
+server { listen %(addr)s:%(port)d; %(tls)s
+ location / { root %(root)s; }
+ location /put/ { root %(root)s; dav_methods PUT; create_full_put_path on; }
+ location /proxy/ { proxy_pass http://back/; proxy_http_version 1.1; proxy_set_header Connection ""; %(proxy)s } } }
+"""
+
+
+def configure(lab, addr, user, back=None, tls=None, workers=4, sendfile="on", proxy="", port=PORT):
+    directory = own_dir(lab, "nginx-" + addr)
+    root = own_dir(lab, "www-" + addr)
+    for sub in ("put",):
+        os.makedirs(os.path.join(root, sub))
+        os.chmod(os.path.join(root, sub), 0o777)
+    listen_tls = ""
+    if tls:
+        listen_tls = "listen %s:%d ssl; ssl_certificate %s; ssl_certificate_key %s;" % (addr, TLS, *tls)
+    write(os.path.join(directory, "nginx.conf"), CONF % {
+        "user": "user %s;" % user, "dir": directory, "addr": addr, "port": port, "root": root, "workers": workers,
+        "sendfile": sendfile, "tls": listen_tls, "back": back or addr, "backport": BACK, "proxy": proxy})
+    return directory, root
+
+
+def argv(directory):
+    return [need("nginx"), "-c", os.path.join(directory, "nginx.conf"), "-e", "stderr"]
+
+
+@pytest.fixture
+def www(make_lab, mode):
+    return lab_for(make_lab, mode, "www-data")
+
+
+@pytest.mark.parametrize("sendfile", ["on", "off"])
+def test_nginx_files(www, sendfile):
+    directory, root = configure(www, www.addr, "www-data", sendfile=sendfile)
+    made = files(root)
+    www.discard_output(www.run_server(argv(directory), PORT))
+    with carried(www, "nginx, 4 workers, sendfile " + sendfile, connections=8):
+        conns = http_warm_get_all(www, PORT, made, 8, scale(10, 2))
+        for i, c in enumerate(conns):
+            assert c.call("PUT", "/put/%d" % i, made["f1"])[0] == 201
+        for c in conns:
+            c.close()
+    for i in range(8):
+        with open(os.path.join(root, "put", str(i)), "rb") as f:
+            assert f.read() == made["f1"]
+
+
+def test_nginx_tls(www):
+    tls = self_signed(www)
+    directory, root = configure(www, www.addr, "www-data", tls=tls)
+    made = files(root)
+    www.discard_output(www.run_server(argv(directory), TLS))
+    with carried(www, "nginx, TLS", connections=4):
+        context = ssl.create_default_context(cafile=tls[0])
+        context.check_hostname = False
+        for c in http_warm_get_all(www, TLS, made, 4, scale(10, 2), tls=context):
+            c.close()
+
+
+@pytest.mark.parametrize("buffering", ["on", "off"])
+def test_nginx_proxy(www, buffering):
+    """Accelerated on both sides: from the plain client, and to a plain nginx on the client's host."""
+    back = www.sources[0]
+    directory, _ = configure(www, www.addr, "www-data", back=back,
+                             proxy="proxy_buffering %s; proxy_request_buffering %s;" % (buffering, buffering))
+    back_dir, back_root = configure(www, back, "www-data", workers=1, port=BACK)
+    made = files(back_root)
+    www.discard_output(www.spawn(www.client, argv(back_dir)))
+    www.discard_output(www.run_server(argv(directory), PORT))
+    wait_for(lambda: www.client.run(["ss", "-tlnH", "sport = :%d" % BACK]).stdout, 10, "back end")
+    with carried(www, "nginx, proxy, buffering " + buffering, connections=8):
+        conns = http_warm_get_all(www, PORT, made, 6, scale(10, 2), prefix="/proxy/")
+        for i, c in enumerate(conns):
+            status, _ = c.call("PUT", "/proxy/put/%d" % i, made["f1"])
+            assert status == 201
+            c.close()
+    for i in range(6):
+        with open(os.path.join(back_root, "put", str(i)), "rb") as f:
+            assert f.read() == made["f1"]
+
+
+def load(lab, made, stop, counts, errors):
+    """Ask over a kept connection; a connection that ends between two answers is replaced, one within an answer not."""
+    try:
+        c = Http(lab, PORT)
+        while not stop.is_set():
+            for name, data in made.items():
+                try:
+                    c.get("/" + name, data)
+                    counts["answers"] += 1
+                except (ConnectionError, BrokenPipeError):  # includes RemoteDisconnected: before an answer's first byte
+                    counts["ended"] += 1
+                    c.close()
+                    c = Http(lab, PORT)
+        c.close()
+    except BaseException as e:
+        errors.append(e)
+        raise
+
+
+def workers_of(lab):
+    out = lab.server.run(["ps", "-eo", "pid,ppid,args"]).stdout
+    master = [int(m.group(1)) for m in re.finditer(r"^ *(\d+) .*nginx: master process .*%s" % lab.dir, out, re.M)]
+    return [int(m.group(1)) for m in re.finditer(r"^ *(\d+) +(\d+) nginx: worker", out, re.M)
+            if int(m.group(2)) in master], master
+
+
+def test_nginx_reload(www):
+    directory, root = configure(www, www.addr, "www-data")
+    made = files(root, (200000, 30000, 1448, 100))
+    p = www.run_server(argv(directory), PORT)
+    www.discard_output(p)
+    stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
+    with carried(www, "nginx, reload under load", connections=8):
+        threads = [threading.Thread(target=load, args=(www, made, stop, counts, errors)) for _ in range(8)]
+        for t in threads:
+            t.start()
+        try:
+            for _ in range(scale(6, 3)):
+                time.sleep(0.5)
+                old, master = workers_of(www)
+                assert len(master) == 1 and len(old) >= 4
+                before = counts["answers"]
+                os.kill(master[0], signal.SIGHUP)
+                wait_for(lambda: not set(old) & set(workers_of(www)[0]), 15, "old workers gone")
+                wait_for(lambda: counts["answers"] > before + 50, 10, "answers by the new workers")
+        finally:
+            stop.set()
+            for t in threads:
+                t.join(30)
+        assert not errors, errors[0]
+        assert p.poll() is None
+    with open(os.path.join(directory, "error.log")) as f:
+        assert not re.search(r"exited on signal|\[(alert|crit|emerg)\]", f.read())
