@@ -35,6 +35,7 @@
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
 bool sock_verbose;
+_Atomic bool sock_stay;
 
 static struct pool sock_pool = {.size = sizeof(struct sock)};
 static struct lock service_lock;
@@ -351,8 +352,10 @@ static void adopt_try(struct sock *s, int fd)
 		errno = saved;
 		return;
 	}
-	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
-	    lock_try(&s->lock)) {
+	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
+		s->try_at = NEVER;
+	} else if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
+		   lock_try(&s->lock)) {
 		s->try_at = s->exchanges + (16u << MIN(s->tries, 12u)); /* when this attempt comes to nothing */
 		s->tries++;
 		if (sock_state(s) == SOCK_LINUX && is_established(fd))
@@ -661,6 +664,9 @@ int sock_error_take(struct sock *s)
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
 	error = atomic_load_explicit(&s->st.slot->error, memory_order_relaxed);
+	/* as tcp_reset() of Linux: in CLOSE_WAIT */
+	if (error == ECONNRESET && !s->shut_wr && (stream_status(&s->st) & IPC_ST_FIN))
+		return EPIPE;
 	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
 }
 
@@ -679,7 +685,7 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	shut = s->shut_wr || (status & IPC_ST_CLOSED_TX);
 	if (fin)
 		ev |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
-	else if (stream_unread(&s->st))
+	else if (stream_unread(&s->st) >= MIN(MAX(s->rcvlowat, 1u), s->st.rx_size / 2))
 		ev |= EPOLLIN | EPOLLRDNORM;
 	if (fin && shut)
 		ev |= EPOLLHUP;

@@ -15,7 +15,9 @@
 #include <sys/ioctl.h>
 #include <sys/time.h>
 
+#include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/user.h"
 #include "service/base/clock.h"
 
 static int fail(int err)
@@ -119,6 +121,36 @@ PUBLIC int listen(int fd, int backlog)
 		sock_listen(s, fd);
 		sock_put(s);
 	}
+	return ret;
+}
+
+/* ---- connect ---- */
+
+/* AF_UNSPEC ends a connection, and the descriptor may be connected anew: both with what only Linux knows. */
+static bool is_disconnect(const struct sockaddr *addr, socklen_t len)
+{
+	return len >= sizeof(addr->sa_family) && user_readable(addr, sizeof(addr->sa_family)) &&
+	       addr->sa_family == AF_UNSPEC;
+}
+
+PUBLIC int connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct sock *s = sock_get(fd);
+	int ret, saved;
+
+	if (!s)
+		return libc()->connect(fd, addr, len);
+	if (is_disconnect(addr, len) && sock_state(s) != SOCK_LINUX)
+		sock_return(s, fd, false);
+	ret = libc()->connect(fd, addr, len);
+	saved = errno;
+	if (!ret && is_disconnect(addr, len)) {
+		s->exchanges = s->try_at = s->tries = s->first_dir = s->last_dir = 0;
+		s->bytes = 0;
+		s->shut_rd = s->shut_wr = s->err_taken = false;
+	}
+	sock_put(s);
+	errno = saved;
 	return ret;
 }
 
