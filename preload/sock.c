@@ -175,7 +175,8 @@ void sock_closed(struct sock *s)
 		return;
 	ep_items_remove(s);
 	if (s->slot != SLOT_NONE)
-		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, 0, memory_order_relaxed);
+		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, s->late_fd ? (uint32_t)s->late_fd + 1 : 0,
+				      memory_order_relaxed);
 	lock_drop(&s->lock);
 }
 
@@ -195,6 +196,10 @@ void sock_free(struct sock *s)
 		lock_drop(&s->lock);
 	}
 	slot_release(s);
+	if (s->late_fd) {
+		fd_forget(s->late_fd);
+		syscall(SYS_close, s->late_fd);
+	}
 	pool_put(&sock_pool, s);
 }
 
@@ -224,7 +229,7 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 	char line[160];
 	int n;
 
-	if (!sock_verbose)
+	if (!sock_verbose || file_get_any(2)) /* not into a connection */
 		return;
 	n = snprintf(line, sizeof(line), "tapas: descriptor %d %s%s%s\n", s->fd, what, reason ? ": " : "",
 		     reason ? ipc_reason_name(reason) : "");
@@ -292,7 +297,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	s->context = (uint32_t)context;
 	s->fd = fd;
 	s->cookie = sock_cookie(fd);
-	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
+	option_load(s, fd);
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
@@ -311,7 +316,7 @@ void sock_claim_start(struct sock *s)
 	int err;
 
 	s->cookie = sock_cookie(s->fd);
-	s->nonblock = (libc()->fcntl(s->fd, F_GETFL) & O_NONBLOCK) != 0;
+	option_load(s, s->fd);
 	if (s->claim == CLAIM_RETURN) /* its old answer is no answer to this */
 		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
 	s->claiming = true;

@@ -73,6 +73,7 @@ struct sock {
 	struct core *core;      /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
 	_Atomic int fd; /* one of its descriptors */
+	int late_fd;    /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
 	uint64_t cookie;
 	_Atomic uint64_t word;
 
@@ -217,6 +218,11 @@ void ep_closed(struct file *f);
 void ep_child(void);
 /* A message with descriptors is about to be sent: epoll instances among them are no longer ours alone. */
 void lend_message(int sock, const struct msghdr *m);
+
+/* ---- option.c ---- */
+
+/* Read from the kernel what the buffers must know of the options of @fd, however they came to be set. */
+void option_load(struct sock *s, int fd);
 
 /* ---- wait.c ---- */
 
