@@ -31,7 +31,7 @@ SERVICE_SRC := $(filter-out %.bpf.c,$(wildcard service/*.c service/base/*.c serv
 	service/loop/*.c shadow/*.c service/nic/*.c service/tcp/*.c service/fast/*.c service/offload/*.c service/slow/*.c))
 CLI_SRC := $(wildcard service/cli/*.c) service/ipc/msg.c service/ipc/reason.c
 SHARED_SRC := service/ipc/msg.c service/ipc/reason.c service/ipc/record.c
-LIB_SRC := preload/core.c preload/stream.c $(wildcard preload/api*.c) $(SHARED_SRC)
+LIB_SRC := preload/core.c preload/stream.c preload/user.c $(wildcard preload/api*.c) $(SHARED_SRC)
 PRELOAD_SRC := $(filter-out preload/api%.c,$(wildcard preload/*.c)) $(SHARED_SRC)
 
 objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -54,7 +54,7 @@ $(BUILD)/libtapas.so: $(call objs,$(LIB_SRC)) preload/tapas.map
 
 $(BUILD)/libtapas-preload.so: $(call objs,$(PRELOAD_SRC)) preload/preload.map
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,--version-script=preload/preload.map -o $@ $(filter %.o,$^) -ldl
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,--wrap=syscall -Wl,--version-script=preload/preload.map -o $@ $(filter %.o,$^) -ldl
 
 # objects are made again when the flags change
 # where Debian keeps asm/types.h, which clang -target bpf does not look for

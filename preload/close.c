@@ -10,10 +10,11 @@
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/close_range.h>
 
-#include "preload/sock.h"
+#include "preload/wait.h"
 
 static int fail(int err)
 {
@@ -33,6 +34,25 @@ static void forget(int fd, struct sock *s)
 }
 
 /*
+ * The last descriptor of an adopted connection goes while other threads are inside a call on it. Linux keeps a
+ * connection until such calls have returned; so a descriptor of our own stays until then.
+ */
+static void linger(struct sock *s)
+{
+	int fd;
+
+	if (sock_state(s) == SOCK_LINUX || atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 ||
+	    atomic_load_explicit(&s->file.refs, memory_order_relaxed) < FILE_CALL || s->late_fd)
+		return;
+	fd = (int)syscall(SYS_fcntl, s->fd, F_DUPFD_CLOEXEC, 500L);
+	if (fd < 0)
+		return;
+	fd_set_file(fd, NULL);
+	s->late_fd = fd;
+	s->fd = fd;
+}
+
+/*
  * @fd is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
  * told from its parent by a system call only, which is spared where a mistake costs nothing:
  * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
@@ -42,8 +62,11 @@ static void closing(int fd)
 	struct sock *s = sock_get(fd);
 	bool light = s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
 
-	if (!(light ? fd_maybe_vfork() : fd_in_vfork()))
+	if (!(light ? fd_maybe_vfork() : fd_in_vfork())) {
+		if (s)
+			linger(s);
 		forget(fd, s);
+	}
 	if (s)
 		sock_put(s);
 }
@@ -51,6 +74,7 @@ static void closing(int fd)
 PUBLIC int close(int fd)
 {
 	if (file_get_any(fd)) {
+		held_reap(); /* calls that this thread has left by longjmp do not count */
 		if (fd_is_own(fd))
 			return fail(EBADF);
 		closing(fd);
@@ -64,8 +88,8 @@ static int range(unsigned first, unsigned last, int flags)
 	bool keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork();
 	unsigned from = first;
 
-	if (first > last)
-		return libc()->close_range(first, last, flags);
+	if (first > last || (flags & ~(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
+		return libc()->close_range(first, last, flags); /* refused */
 	for (unsigned i = first; i <= last && i < FD_MAX; i++) {
 		if (!file_get_any((int)i))
 			continue;
@@ -98,6 +122,12 @@ PUBLIC int dup(int fd)
 	return fd_is_own(fd) ? fail(EBADF) : sock_dup(fd, libc()->dup(fd));
 }
 
+/* Will the kernel refuse to make @to a duplicate of @from? */
+static bool is_refused(int from, int flags)
+{
+	return libc()->fcntl(from, F_GETFD) < 0 || (flags & ~O_CLOEXEC);
+}
+
 /* @to is about to be replaced. Returns false if it is one of ours and could not be moved. */
 static bool make_room(int to)
 {
@@ -116,7 +146,7 @@ PUBLIC int dup2(int from, int to)
 		return libc()->dup2(from, to);
 	if (fd_is_own(from))
 		return fail(EBADF);
-	if (file_get_any(to) && !make_room(to))
+	if (file_get_any(to) && !is_refused(from, 0) && !make_room(to))
 		return fail(EBUSY);
 	return sock_dup(from, libc()->dup2(from, to));
 }
@@ -125,7 +155,7 @@ PUBLIC int dup3(int from, int to, int flags)
 {
 	if (fd_is_own(from))
 		return fail(EBADF);
-	if (from != to && file_get_any(to) && !make_room(to))
+	if (from != to && file_get_any(to) && !is_refused(from, flags) && !make_room(to))
 		return fail(EBUSY);
 	return sock_dup(from, libc()->dup3(from, to, flags));
 }

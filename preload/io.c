@@ -11,8 +11,11 @@
 #include "preload/io.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
+#include <sys/syscall.h>
 
+#include "preload/user.h"
 #include "service/base/clock.h"
 
 #define IOV_REST 64 /* buffers of one call that go on elsewhere; a longer call ends short */
@@ -23,19 +26,51 @@ static ssize_t fail(int err)
 	return -1;
 }
 
-/* Nothing to read now: 1 end of stream, 0 not yet, or -errno. */
-static int recv_ended(struct sock *s)
+ssize_t iov_check(const struct iovec *iov, size_t cnt)
+{
+	size_t total = 0;
+
+	if (cnt > IOV_MAX)
+		return -EINVAL;
+	if (!user_readable(iov, cnt * sizeof(*iov)))
+		return -EFAULT;
+	for (size_t i = 0; i < cnt; i++)
+		if ((ssize_t)iov[i].iov_len < 0)
+			return -EINVAL;
+	for (size_t i = 0; i < cnt; i++) {
+		size_t len = cnt == 1 ? MIN(iov[i].iov_len, (size_t)IO_MAX) : iov[i].iov_len;
+
+		if (!user_in_range(iov[i].iov_base, len))
+			return -EFAULT;
+		total += MIN(len, IO_MAX - total);
+	}
+	return (ssize_t)total;
+}
+
+/* ---- receive ---- */
+
+/* Will nothing more arrive? */
+static bool recv_over(const struct sock *s)
 {
 	uint32_t status = stream_status(&s->st);
+
+	return (status & (IPC_ST_FIN | IPC_ST_ERROR)) || IPC_STATE(status) == IPC_DEAD || s->shut_rd ||
+	       core_is_dead(s->core);
+}
+
+/* Nothing to read now, and nothing was: 1 end of stream, 0 not yet, or -errno. */
+static int recv_ended(struct sock *s)
+{
+	bool over = recv_over(s);
 	int err;
 
-	if (stream_unread(&s->st))
+	if (!over || stream_unread(&s->st))
 		return 0; /* arrived just before the status */
-	if (sock_failed(s)) {
+	if (!(stream_status(&s->st) & IPC_ST_FIN) && sock_failed(s)) {
 		err = sock_error_take(s);
 		return err ? -err : 1;
 	}
-	return (status & IPC_ST_FIN) || IPC_STATE(status) == IPC_DEAD || s->shut_rd;
+	return 1; /* after the peer's FIN also if an error followed, which SO_ERROR tells */
 }
 
 /* @iov without its first @skip bytes, in @rest (room for cnt). Returns its count. */
@@ -62,9 +97,12 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 {
 	struct iovec rest[IOV_REST];
 	struct msghdr m = {.msg_iov = rest};
-	enum io io = sock_reenter(s, flags & MSG_DONTWAIT, dir);
+	enum io io;
 	ssize_t n = -1;
 
+	if (done && (flags & MSG_PEEK))
+		return (ssize_t)done;
+	io = sock_reenter(s, flags & MSG_DONTWAIT, dir);
 	m.msg_iovlen = (size_t)iov_rest(iov, MIN(cnt, IOV_REST), done, rest);
 	if (io == IO_FAST) {
 		n = dir == IO_IN ? io_recv(s, rest, (int)m.msg_iovlen, flags)
@@ -75,48 +113,59 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 	return n < 0 ? (done ? (ssize_t)done : n) : n + (ssize_t)done;
 }
 
+/* So many bytes end the call before @want are there. */
+static size_t recv_target(const struct sock *s, size_t want, int flags)
+{
+	uint32_t low = atomic_load_explicit(&s->rcvlowat, memory_order_relaxed);
+
+	return flags & MSG_WAITALL ? want : MAX(MIN((size_t)low, want), (size_t)1);
+}
+
 ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 {
 	uint32_t how = (flags & MSG_PEEK ? STREAM_PEEK : 0) | (flags & MSG_TRUNC ? STREAM_DISCARD : 0);
-	size_t want = iov_total(iov, cnt), done = 0;
-	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock, all = (flags & MSG_WAITALL) && !(flags & MSG_PEEK);
+	size_t want = MIN(iov_total(iov, cnt), (size_t)IO_MAX), done = 0, target = recv_target(s, want, flags);
+	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock;
 	uint64_t deadline = 0;
 
-	if (flags & MSG_OOB)
-		return fail(EINVAL);
-	if (!want)
-		return 0;
 	for (;;) {
-		ssize_t n;
-		int ended;
+		ssize_t n = stream_read(&s->st, iov, cnt, done, how);
+		int err;
 
-		if (done) { /* MSG_WAITALL into one buffer */
-			struct iovec rest = {(char *)iov[0].iov_base + done, iov[0].iov_len - done};
-
-			n = stream_read(&s->st, &rest, 1, how);
-		} else {
-			n = stream_read(&s->st, iov, cnt, how);
-		}
 		if (n == -ESTALE)
 			return io_elsewhere(s, iov, cnt, done, flags, IO_IN);
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;
-		if (done == want || (done && (!all || cnt > 1)))
+		if (done >= target || (!want && stream_unread(&s->st)))
 			return (ssize_t)done;
-		ended = n ? 0 : recv_ended(s);
-		if (ended)
-			return done || ended > 0 ? (ssize_t)done : fail(-ended);
-		if (n || stream_unread(&s->st))
+		if (n)
 			continue;
+		err = done ? 0 : recv_ended(s);
+		if (err || (done && recv_over(s)))
+			return err < 0 ? fail(-err) : (ssize_t)done;
 		if (dontwait)
 			return done ? (ssize_t)done : fail(EAGAIN);
 		if (!deadline)
 			deadline = wait_deadline(s->rcvtimeo_ns);
-		ended = wait_sock(s, EPOLLIN, deadline);
-		if (ended < 0)
-			return done ? (ssize_t)done : fail(-ended);
+		err = wait_unread(s, flags & MSG_PEEK ? done : 0, deadline);
+		if (err < 0)
+			return done ? (ssize_t)done : fail(-err);
 	}
+}
+
+/* ---- send ---- */
+
+/* As the kernel sends it: to this thread, in its own name. */
+void io_sigpipe(int flags)
+{
+	siginfo_t info = {.si_signo = SIGPIPE, .si_code = SI_USER};
+
+	if (flags & MSG_NOSIGNAL)
+		return;
+	info.si_pid = getpid();
+	info.si_uid = getuid();
+	syscall(SYS_rt_tgsigqueueinfo, info.si_pid, (pid_t)lock_self(), SIGPIPE, &info);
 }
 
 static ssize_t broken(struct sock *s, int flags)
@@ -125,8 +174,7 @@ static ssize_t broken(struct sock *s, int flags)
 
 	if (err && err != EPIPE)
 		return fail(err);
-	if (!(flags & MSG_NOSIGNAL))
-		raise(SIGPIPE);
+	io_sigpipe(flags);
 	return fail(EPIPE);
 }
 
@@ -150,12 +198,12 @@ static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_
 
 ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
 {
-	size_t want = iov_total(iov, cnt), done = 0;
+	size_t want = MIN(iov_total(iov, cnt), (size_t)IO_MAX), done = 0;
 	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock;
 	uint64_t deadline = 0;
 
-	if (flags & MSG_OOB)
-		return fail(EOPNOTSUPP);
+	if (flags & MSG_FASTOPEN)
+		return fail(EISCONN);
 	for (;;) {
 		ssize_t n = send_once(s, iov, cnt, done, flags);
 		int err;
@@ -167,7 +215,7 @@ ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;
-		if (done == want)
+		if (done >= want)
 			return (ssize_t)done;
 		/* no room: ask to be told, and look once more, as the bytes may have been acknowledged meanwhile */
 		if (stream_want_space(&s->st) || (!n && stream_room(&s->st)))

@@ -5,9 +5,19 @@
 
 #include "preload/sock.h"
 
-/* Return bytes, or -1 with errno. Block as the socket and @flags say. */
+#define IO_MAX 0x7ffff000u /* bytes that Linux moves in one call */
+
+/*
+ * Return bytes, or -1 with errno. Block as the socket and @flags say. The array @iov has been checked; what it
+ * points to need not be.
+ */
 ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags);
 ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags);
+/* A pipe's or a connection's reader has gone: SIGPIPE for this thread, unless MSG_NOSIGNAL is in @flags. */
+void io_sigpipe(int flags);
+
+/* As the kernel looks at an array of pieces. Returns its bytes, at most IO_MAX, -EINVAL or -EFAULT. */
+ssize_t iov_check(const struct iovec *iov, size_t cnt);
 
 static inline size_t iov_total(const struct iovec *iov, int cnt)
 {
@@ -17,5 +27,24 @@ static inline size_t iov_total(const struct iovec *iov, int cnt)
 		n += iov[i].iov_len;
 	return n;
 }
+
+/*
+ * A call on @fd: enter it, do it in Linux (@linux_call) or in the buffers (@fast_call, uses s), leave. @dontwait: the
+ * call's own flags forbid blocking. @want: bytes asked for, looked at only if the call has brought some.
+ */
+#define IO_CALL(fd, dir, dontwait, want, linux_call, fast_call)                     \
+	({                                                                          \
+		struct sock *s;                                                     \
+		enum io io_ = sock_enter(fd, dontwait, dir, &s);                    \
+		ssize_t n_ = -1;                                                    \
+                                                                                    \
+		if (io_ == IO_LINUX)                                                \
+			n_ = linux_call;                                            \
+		else if (io_ == IO_FAST)                                            \
+			n_ = fast_call;                                             \
+		if (s)                                                              \
+			sock_end(s, fd, io_, dir, n_, n_ > 0 ? (size_t)(want) : 0); \
+		n_;                                                                 \
+	})
 
 #endif

@@ -3,10 +3,13 @@
 #ifndef PRELOAD_LIBC_H
 #define PRELOAD_LIBC_H
 
+#include <aio.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -20,6 +23,7 @@
 	X(int, socket, (int, int, int))                                                                         \
 	X(int, accept, (int, struct sockaddr *, socklen_t *))                                                   \
 	X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                             \
+	X(int, connect, (int, const struct sockaddr *, socklen_t))                                              \
 	X(int, listen, (int, int))                                                                              \
 	X(int, shutdown, (int, int))                                                                            \
 	X(int, execve, (const char *, char *const *, char *const *))                                            \
@@ -61,6 +65,13 @@
 	X(int, sendmmsg, (int, struct mmsghdr *, unsigned, int))                                                \
 	X(ssize_t, sendfile, (int, int, off_t *, size_t))                                                       \
 	X(ssize_t, splice, (int, off_t *, int, off_t *, size_t, unsigned))                                      \
+	X(FILE *, fdopen, (int, const char *))                                                                  \
+	X(int, vdprintf, (int, const char *, va_list))                                                          \
+	X(int, __vdprintf_chk, (int, int, const char *, va_list))                                               \
+	X(int, aio_read, (struct aiocb *))                                                                      \
+	X(int, aio_write, (struct aiocb *))                                                                     \
+	X(int, lio_listio, (int, struct aiocb *const *, int, struct sigevent *))                                \
+	X(long, syscall, (long, ...))                                                                           \
 	X(int, poll, (struct pollfd *, nfds_t, int))                                                            \
 	X(int, ppoll, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))                     \
 	X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                                   \

@@ -36,6 +36,7 @@
 _Atomic(struct core *) sock_core;
 static char service_path[108]; /* written once */
 bool sock_verbose;
+_Atomic bool sock_stay;
 
 static struct pool sock_pool = {.size = sizeof(struct sock)};
 static struct lock service_lock;
@@ -175,7 +176,8 @@ void sock_closed(struct sock *s)
 		return;
 	ep_items_remove(s);
 	if (s->slot != SLOT_NONE)
-		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, 0, memory_order_relaxed);
+		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, s->late_fd ? (uint32_t)s->late_fd + 1 : 0,
+				      memory_order_relaxed);
 	lock_drop(&s->lock);
 }
 
@@ -195,6 +197,10 @@ void sock_free(struct sock *s)
 		lock_drop(&s->lock);
 	}
 	slot_release(s);
+	if (s->late_fd) {
+		fd_forget(s->late_fd);
+		syscall(SYS_close, s->late_fd);
+	}
 	pool_put(&sock_pool, s);
 }
 
@@ -224,7 +230,7 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 	char line[160];
 	int n;
 
-	if (!sock_verbose)
+	if (!sock_verbose || file_get_any(2)) /* not into a connection */
 		return;
 	n = snprintf(line, sizeof(line), "tapas: descriptor %d %s%s%s\n", s->fd, what, reason ? ": " : "",
 		     reason ? ipc_reason_name(reason) : "");
@@ -292,7 +298,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	s->context = (uint32_t)context;
 	s->fd = fd;
 	s->cookie = sock_cookie(fd);
-	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
+	option_load(s, fd);
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
@@ -311,7 +317,7 @@ void sock_claim_start(struct sock *s)
 	int err;
 
 	s->cookie = sock_cookie(s->fd);
-	s->nonblock = (libc()->fcntl(s->fd, F_GETFL) & O_NONBLOCK) != 0;
+	option_load(s, s->fd);
 	if (s->claim == CLAIM_RETURN) /* its old answer is no answer to this */
 		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
 	s->claiming = true;
@@ -352,8 +358,10 @@ static void adopt_try(struct sock *s, int fd)
 		errno = saved;
 		return;
 	}
-	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
-	    lock_try(&s->lock)) {
+	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
+		s->try_at = NEVER;
+	} else if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
+		   lock_try(&s->lock)) {
 		s->try_at = s->exchanges + (16u << MIN(s->tries, 12u)); /* when this attempt comes to nothing */
 		s->tries++;
 		if (sock_state(s) == SOCK_LINUX && is_established(fd))
@@ -668,6 +676,9 @@ int sock_error_take(struct sock *s)
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
 	error = atomic_load_explicit(&s->st.slot->error, memory_order_relaxed);
+	/* as tcp_reset() of Linux: in CLOSE_WAIT */
+	if (error == ECONNRESET && !s->shut_wr && (stream_status(&s->st) & IPC_ST_FIN))
+		return EPIPE;
 	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
 }
 
@@ -686,7 +697,7 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	shut = s->shut_wr || (status & IPC_ST_CLOSED_TX);
 	if (fin)
 		ev |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
-	else if (stream_unread(&s->st))
+	else if (stream_unread(&s->st) >= MIN(MAX(s->rcvlowat, 1u), s->st.rx_size / 2))
 		ev |= EPOLLIN | EPOLLRDNORM;
 	if (fin && shut)
 		ev |= EPOLLHUP;

@@ -73,6 +73,7 @@ struct sock {
 	struct core *core;      /* valid if slot != SLOT_NONE */
 	uint32_t slot, context;
 	_Atomic int fd; /* one of its descriptors */
+	int late_fd;    /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
 	uint64_t cookie;
 	_Atomic uint64_t word;
 
@@ -99,6 +100,8 @@ struct sock {
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;
 	_Atomic uint64_t rcvtimeo_ns, sndtimeo_ns; /* 0: none */
+	_Atomic uint32_t rcvlowat;                 /* SO_RCVLOWAT; 0: as 1 */
+	_Atomic bool inq;                          /* TCP_INQ */
 	void *pool_link;
 };
 
@@ -114,6 +117,7 @@ enum io {
 
 extern _Atomic(struct core *) sock_core; /* the service at present, or NULL */
 extern bool sock_verbose;
+extern _Atomic bool sock_stay; /* nothing more is adopted: the program makes I/O that only Linux sees */
 
 /* Track a new descriptor. */
 struct sock *sock_track(int fd, bool nonblock);
@@ -215,6 +219,11 @@ void ep_child(void);
 /* A message with descriptors is about to be sent: epoll instances among them are no longer ours alone. */
 void lend_message(int sock, const struct msghdr *m);
 
+/* ---- option.c ---- */
+
+/* Read from the kernel what the buffers must know of the options of @fd, however they came to be set. */
+void option_load(struct sock *s, int fd);
+
 /* ---- wait.c ---- */
 
 uint64_t wait_deadline(uint64_t timeout_ns);
@@ -224,6 +233,8 @@ uint64_t wait_deadline(uint64_t timeout_ns);
  * passes (-EAGAIN) or a signal arrives (-EINTR). Returns 0.
  */
 int wait_sock(struct sock *s, uint32_t events, uint64_t deadline);
+/* The same until more than @more bytes are unread, whatever SO_RCVLOWAT says, or no more will come. */
+int wait_unread(struct sock *s, uint64_t more, uint64_t deadline);
 /* This thread's own context in @c, with a reference for the caller, or -errno. */
 int wait_context(struct core *c);
 /*

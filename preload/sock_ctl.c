@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Everything about sockets but their bytes: making, accepting, shutting down, options. Always
- * done on the kernel socket, which is the truth; what the buffers must know is noted beside
- * it. Any thread.
+ * Everything about sockets but their bytes and options: making, connecting, accepting, shutting down,
+ * fcntl and ioctl. Always done on the kernel socket, which is the truth; what the buffers must
+ * know is noted beside it. Any thread.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
-#include <linux/tcp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/time.h>
 
+#include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/user.h"
 #include "service/base/clock.h"
 
 static int fail(int err)
@@ -81,9 +81,6 @@ static void accepted(int listen_fd, int fd, bool nonblock)
 			}
 			if (s->policy_known && !s->policy.accelerate)
 				s->try_at = NEVER;
-			s->opts = l->opts;
-			s->rcvtimeo_ns = l->rcvtimeo_ns;
-			s->sndtimeo_ns = l->sndtimeo_ns;
 			sock_put(s);
 		}
 		sock_put(l);
@@ -119,6 +116,36 @@ PUBLIC int listen(int fd, int backlog)
 		sock_listen(s, fd);
 		sock_put(s);
 	}
+	return ret;
+}
+
+/* ---- connect ---- */
+
+/* AF_UNSPEC ends a connection, and the descriptor may be connected anew: both with what only Linux knows. */
+static bool is_disconnect(const struct sockaddr *addr, socklen_t len)
+{
+	return len >= sizeof(addr->sa_family) && user_readable(addr, sizeof(addr->sa_family)) &&
+	       addr->sa_family == AF_UNSPEC;
+}
+
+PUBLIC int connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct sock *s = sock_get(fd);
+	int ret, saved;
+
+	if (!s)
+		return libc()->connect(fd, addr, len);
+	if (is_disconnect(addr, len) && sock_state(s) != SOCK_LINUX)
+		sock_return(s, fd, false);
+	ret = libc()->connect(fd, addr, len);
+	saved = errno;
+	if (!ret && is_disconnect(addr, len)) {
+		s->exchanges = s->try_at = s->tries = s->first_dir = s->last_dir = 0;
+		s->bytes = 0;
+		s->shut_rd = s->shut_wr = s->err_taken = false;
+	}
+	sock_put(s);
+	errno = saved;
 	return ret;
 }
 
@@ -182,106 +209,28 @@ PUBLIC int shutdown(int fd, int how)
 	return ret;
 }
 
-/* ---- options ---- */
-
-/* SO_ERROR and TCP_INFO of an adopted socket: the kernel's answer with what only we know. */
-static void overlay_info(struct sock *s, struct tcp_info *info, socklen_t len)
-{
-	struct ipc_slot *slot = s->st.slot;
-	uint32_t mss = atomic_load_explicit(&slot->mss, memory_order_relaxed);
-
-	if (len < offsetof(struct tcp_info, tcpi_total_retrans) + sizeof(info->tcpi_total_retrans))
-		return;
-	info->tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
-	info->tcpi_rttvar = atomic_load_explicit(&slot->rttvar_us, memory_order_relaxed);
-	info->tcpi_rto = atomic_load_explicit(&slot->rto_us, memory_order_relaxed);
-	info->tcpi_total_retrans = atomic_load_explicit(&slot->retransmits, memory_order_relaxed);
-	if (mss) {
-		info->tcpi_snd_mss = mss;
-		info->tcpi_snd_cwnd = atomic_load_explicit(&slot->cwnd_bytes, memory_order_relaxed) / mss;
-		info->tcpi_unacked = (uint32_t)(stream_unacked(&s->st) / mss);
-	}
-	if (len >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info->tcpi_bytes_received)) {
-		info->tcpi_bytes_acked += atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
-		info->tcpi_bytes_received += atomic_load_explicit(&slot->rcv_end, memory_order_relaxed);
-	}
-}
-
-PUBLIC int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
-{
-	int ret = libc()->getsockopt(fd, level, name, value, len), err;
-	struct sock *s;
-
-	if (ret || !((level == SOL_SOCKET && name == SO_ERROR) || (level == IPPROTO_TCP && name == TCP_INFO)))
-		return ret;
-	s = sock_get(fd);
-	if (!s)
-		return ret;
-	if (sock_state(s) == SOCK_FAST && level == IPPROTO_TCP) {
-		overlay_info(s, value, *len);
-	} else if (sock_state(s) == SOCK_FAST && *len >= sizeof(int)) {
-		err = sock_error_take(s);
-		if (err)
-			memcpy(value, &err, sizeof(err));
-	}
-	sock_put(s);
-	return ret;
-}
-
-static void note_flag(struct sock *s, uint32_t opt, const void *value, socklen_t len)
-{
-	int on = 0;
-
-	memcpy(&on, value, MIN(len, (socklen_t)sizeof(on)));
-	s->opts = on ? s->opts | opt : s->opts & ~opt;
-	if (sock_state(s) == SOCK_FAST)
-		stream_opts_set(&s->st, on ? opt : 0, on ? 0 : opt);
-}
-
-static void note_option(struct sock *s, int level, int name, const void *value, socklen_t len)
-{
-	if (level == IPPROTO_TCP && name == TCP_NODELAY) {
-		note_flag(s, IPC_OPT_NODELAY, value, len);
-	} else if (level == IPPROTO_TCP && name == TCP_CORK) {
-		note_flag(s, IPC_OPT_CORK, value, len);
-	} else if (level == IPPROTO_TCP && name == TCP_QUICKACK) {
-		note_flag(s, IPC_OPT_QUICKACK, value, len);
-	} else if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO) &&
-		   len >= sizeof(struct timeval)) {
-		struct timeval t;
-		uint64_t ns;
-
-		memcpy(&t, value, sizeof(t));
-		ns = (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_usec * NS_PER_US;
-		*(name == SO_RCVTIMEO ? &s->rcvtimeo_ns : &s->sndtimeo_ns) = ns;
-	}
-}
-
-PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
-{
-	int ret = libc()->setsockopt(fd, level, name, value, len), saved = errno;
-	struct sock *s = ret || !value ? NULL : sock_get(fd);
-
-	if (s) {
-		note_option(s, level, name, value, len);
-		sock_put(s);
-		errno = saved;
-	}
-	return ret;
-}
-
 /* ---- fcntl and ioctl ---- */
 
 int sock_dup(int from, int to)
 {
 	struct file *f = to >= 0 ? file_get(from) : NULL;
 
-	if (f) {
-		if (f->type != FILE_OWN && !fd_in_vfork())
-			fd_set_file(to, f);
-		file_put(f);
+	if (!f)
+		return to;
+	if (f->type != FILE_OWN && !fd_in_vfork()) {
+		fd_set_file(to, f);
+		if (to <= 2)
+			handback(to); /* the standard streams are read and written inside libc */
 	}
+	file_put(f);
 	return to;
+}
+
+/* Signals about a connection, SIGIO and SIGURG, come from the kernel's socket. */
+static bool fcntl_is_linux(int cmd, uintptr_t arg)
+{
+	return (cmd == F_SETFL && (arg & O_ASYNC)) || ((cmd == F_SETOWN || cmd == F_SETSIG) && arg) ||
+	       cmd == F_SETOWN_EX;
 }
 
 static int do_fcntl(int (*real)(int, int, ...), int fd, int cmd, void *arg)
@@ -289,10 +238,14 @@ static int do_fcntl(int (*real)(int, int, ...), int fd, int cmd, void *arg)
 	struct sock *s;
 	int ret;
 
+	if (likely(!file_get_any(fd)))
+		return real(fd, cmd, arg);
 	if (fd_is_own(fd))
 		return fail(EBADF);
+	if (fcntl_is_linux(cmd, (uintptr_t)arg))
+		handback(fd);
 	ret = real(fd, cmd, arg);
-	if (ret < 0 || !file_get_any(fd))
+	if (ret < 0)
 		return ret;
 	if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
 		return sock_dup(fd, ret);
@@ -300,8 +253,6 @@ static int do_fcntl(int (*real)(int, int, ...), int fd, int cmd, void *arg)
 		s = sock_get(fd);
 		if (s) {
 			s->nonblock = ((uintptr_t)arg & O_NONBLOCK) != 0;
-			if ((uintptr_t)arg & O_ASYNC)
-				s->try_at = NEVER; /* signals come from the kernel socket */
 			sock_put(s);
 		}
 	}
@@ -330,30 +281,36 @@ PUBLIC int fcntl64(int fd, int cmd, ...)
 	return do_fcntl(libc()->fcntl64, fd, cmd, arg);
 }
 
-/* ioctls about bytes. Returns true if answered. */
-static bool fast_ioctl(struct sock *s, unsigned long req, void *arg)
-{
-	int n;
-
-	if (sock_state(s) != SOCK_FAST || !arg)
-		return false;
-	if (req == FIONREAD)
-		n = (int)stream_unread(&s->st);
-	else if (req == SIOCOUTQ || req == SIOCOUTQNSD)
-		n = (int)stream_unacked(&s->st);
-	else
-		return false;
-	memcpy(arg, &n, sizeof(n)); /* the application's pointer need not be aligned */
-	return true;
-}
-
 static int int_at(const void *arg)
 {
 	int n = 0;
 
-	if (arg)
+	if (user_readable(arg, sizeof(n)))
 		memcpy(&n, arg, sizeof(n));
 	return n;
+}
+
+/* ioctls about bytes. Returns true if answered, in *@ret. */
+static bool fast_ioctl(struct sock *s, unsigned long req, void *arg, int *ret)
+{
+	int n;
+
+	if (sock_is_open(s))
+		sock_settle(s);
+	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
+		return false;
+	if (req == FIONREAD)
+		n = (int)stream_unread(&s->st);
+	else if (req == SIOCOUTQ)
+		n = (int)stream_unacked(&s->st);
+	else if (req == SIOCOUTQNSD)
+		n = (int)stream_unsent(&s->st);
+	else
+		return false;
+	*ret = user_writable(arg, sizeof(n)) ? 0 : fail(EFAULT);
+	if (!*ret)
+		memcpy(arg, &n, sizeof(n)); /* the application's pointer need not be aligned */
+	return true;
 }
 
 PUBLIC int ioctl(int fd, unsigned long req, ...)
@@ -369,14 +326,12 @@ PUBLIC int ioctl(int fd, unsigned long req, ...)
 	s = sock_get(fd);
 	if (!s)
 		return libc()->ioctl(fd, req, arg);
-	if (fast_ioctl(s, req, arg)) {
-		ret = 0;
-	} else {
+	if ((req == FIOASYNC || req == FIOSETOWN || req == SIOCSPGRP) && int_at(arg))
+		handback(fd);
+	if (!fast_ioctl(s, req, arg, &ret)) {
 		ret = libc()->ioctl(fd, req, arg);
-		if (!ret && req == FIONBIO && arg)
+		if (!ret && req == FIONBIO)
 			s->nonblock = int_at(arg) != 0;
-		if (!ret && req == FIOASYNC && int_at(arg))
-			s->try_at = NEVER;
 	}
 	sock_put(s);
 	return ret;

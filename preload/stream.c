@@ -16,13 +16,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* What the kernel would refuse at once. Memory that is merely unmapped faults as any access does. */
-static bool iov_is_bad(const void *base, size_t len)
-{
-	uintptr_t p = (uintptr_t)base;
-
-	return len && (p < 4096 || p + len < p || (p + len) >> 47);
-}
+#include "preload/user.h"
 
 static bool piece_ok(const struct core *c, uint64_t off, uint32_t size)
 {
@@ -65,18 +59,26 @@ static void copy_in(const struct stream *st, uint64_t off, const void *from, siz
 	memcpy(st->tx, (const char *)from + first, n - first);
 }
 
-static ssize_t read_iov(const struct stream *st, const struct iovec *iov, int cnt, uint64_t off, uint64_t have,
-			bool discard)
+/* Fill @iov from its @skip-th byte on. A bad address anywhere: -EFAULT, and none of it counts. */
+static ssize_t read_iov(const struct stream *st, const struct iovec *iov, int cnt, size_t skip, uint64_t off,
+			uint64_t have, bool discard)
 {
 	size_t done = 0;
 
 	for (int i = 0; i < cnt && done < have; i++) {
-		size_t n = MIN(iov[i].iov_len, (size_t)have - done);
+		size_t len = iov[i].iov_len, n;
+		char *to = (char *)iov[i].iov_base + skip;
 
+		if (skip >= len) {
+			skip -= len;
+			continue;
+		}
+		n = MIN(len - skip, (size_t)have - done);
+		skip = 0;
 		if (!discard) {
-			if (iov_is_bad(iov[i].iov_base, n))
-				return done ? (ssize_t)done : -EFAULT;
-			copy_out(st, iov[i].iov_base, off + done, n);
+			if (unlikely(!user_writable(to, n)))
+				return -EFAULT;
+			copy_out(st, to, off + done, n);
 		}
 		done += n;
 	}
@@ -93,7 +95,7 @@ static void ring_if_useful(struct stream *st, uint64_t read, uint64_t unread)
 	stream_ring(st);
 }
 
-ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_t flags)
+ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, size_t skip, uint32_t flags)
 {
 	for (;;) {
 		uint64_t read = atomic_load_explicit(&st->slot->rcv_read, memory_order_acquire);
@@ -107,7 +109,12 @@ ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_
 			return 0;
 		if (end - read > st->rx_size)
 			end = read + st->rx_size;
-		n = read_iov(st, iov, cnt, read, end - read, flags & STREAM_DISCARD);
+		if (!(flags & STREAM_PEEK))
+			n = read_iov(st, iov, cnt, skip, read, end - read, flags & STREAM_DISCARD);
+		else if (end - read <= skip)
+			n = 0;
+		else /* what was peeked before is still there */
+			n = read_iov(st, iov, cnt, skip, read + skip, end - read - skip, flags & STREAM_DISCARD);
 		if (n <= 0 || (flags & STREAM_PEEK))
 			return n;
 		/* release: the service may overwrite these bytes only after we have copied them */
@@ -117,6 +124,19 @@ ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_
 			return n;
 		}
 	}
+}
+
+int stream_unread_iov(const struct stream *st, struct iovec out[2], size_t max)
+{
+	uint64_t read = atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed);
+	size_t n = MIN(MIN(stream_unread(st), (uint64_t)st->rx_size), (uint64_t)max), at = read & (st->rx_size - 1);
+	size_t first = MIN(n, st->rx_size - at);
+
+	if (!n || (read & IPC_FROZEN))
+		return 0;
+	out[0] = (struct iovec){st->rx + at, first};
+	out[1] = (struct iovec){st->rx, n - first};
+	return n > first ? 2 : 1;
 }
 
 /* There is room again: stop asking, but tell those who wait for it, as the service no longer will. */
@@ -149,11 +169,8 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 			continue;
 		}
 		n = MIN(len - skip, room - done);
-		if (iov_is_bad(from, len)) {
-			if (!done)
-				return -EFAULT;
-			break;
-		}
+		if (unlikely(!user_readable(from + skip, n)))
+			return -EFAULT; /* nothing of this call has been told to the service yet */
 		copy_in(st, end + done, from + skip, n);
 		skip = 0;
 		done += n;

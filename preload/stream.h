@@ -28,12 +28,17 @@ struct stream {
 /* The slot's status is IPC_FAST: take over its buffers. Returns 0, or -EPROTO if they do not lie in the memory. */
 int stream_open(struct stream *st, struct core *c, uint32_t slot);
 
-/* Copy out at most what there is. Returns bytes, 0 if there is nothing now, -EFAULT, or -ESTALE: its record is closed. */
-ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, uint32_t flags);
+/*
+ * Copy out at most what there is, into @iov from its @skip-th byte on; with STREAM_PEEK, of the stream's @skip-th unread
+ * byte on, too. Returns bytes, 0 if there is nothing now, -EFAULT: nothing was taken, or -ESTALE: its record is closed.
+ */
+ssize_t stream_read(struct stream *st, const struct iovec *iov, int cnt, size_t skip, uint32_t flags);
+/* Where at most @max of the unread bytes lie now. They stay; a read may take them meanwhile. Returns the pieces, 0 to 2. */
+int stream_unread_iov(const struct stream *st, struct iovec out[2], size_t max);
 /*
  * Copy in what there is room for and tell the service. Skips the first @skip bytes of @iov.
- * @more: more will follow at once (MSG_MORE). Returns bytes, 0 if there is no room, -EFAULT, or -ESTALE: its record
- * is closed, nothing of this was taken.
+ * @more: more will follow at once (MSG_MORE). Returns bytes, 0 if there is no room, or, with nothing taken: -EFAULT, or
+ * -ESTALE: its record is closed.
  */
 ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more);
 /* Ask for a ring of the context when a third of the transmit buffer is free. Returns true if it is free now. */
@@ -75,6 +80,17 @@ static inline uint64_t stream_unacked(const struct stream *st)
 	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
 
 	return end > acked ? end - acked : 0;
+}
+
+/* How much of that has not been sent yet: an estimate, as the service sends what both windows allow. */
+static inline uint64_t stream_unsent(const struct stream *st)
+{
+	uint64_t unacked = stream_unacked(st);
+	uint64_t cwnd = atomic_load_explicit(&st->slot->cwnd_bytes, memory_order_relaxed);
+	uint64_t wnd = atomic_load_explicit(&st->slot->peer_wnd, memory_order_relaxed);
+	uint64_t sent = cwnd < wnd ? cwnd : wnd;
+
+	return unacked > sent ? unacked - sent : 0;
 }
 
 static inline uint32_t stream_room(const struct stream *st)

@@ -5,9 +5,20 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-/* Keep errno. One look into a small table of pages if the thread has used the memory before. Async-signal-safe. */
+/* Keep errno. A look into a small table if the thread has used the memory before. Async-signal-safe. */
 bool user_readable(const void *p, size_t len);
 bool user_writable(const void *p, size_t len);
+
+#define USER_TOP ((1ull << 47) - 4096) /* of an application's addresses */
+
+/* What the kernel checks of a buffer before it does anything: that it lies in the application's half of the world. */
+static inline bool user_in_range(const void *p, size_t len)
+{
+	uint64_t from = (uintptr_t)p;
+
+	return len <= USER_TOP && from <= USER_TOP - len;
+}
 
 #endif

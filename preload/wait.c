@@ -247,7 +247,10 @@ static bool may_restart(uint64_t deadline, const struct wait_signals *w)
 
 /* ---- one socket ---- */
 
-static bool is_over(struct sock *s, uint32_t events)
+#define ANY_UNREAD UINT64_MAX
+
+/* @more: until more than so many bytes are unread, or no more will come; ANY_UNREAD: @events alone count. */
+static bool is_over(struct sock *s, uint32_t events, uint64_t more)
 {
 	if (!events)
 		return sock_settle(s);
@@ -255,6 +258,9 @@ static bool is_over(struct sock *s, uint32_t events)
 		return true;
 	if (events == WAIT_LEFT)
 		return sock_failed(s);
+	if (more != ANY_UNREAD)
+		return stream_unread(&s->st) > more || s->shut_rd || sock_failed(s) ||
+		       (stream_status(&s->st) & IPC_ST_FIN) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
 	return sock_events(s, events) & (events | EPOLLERR | EPOLLHUP);
 }
 
@@ -278,7 +284,7 @@ static int sleep_once(struct core *c, int epfd, uint64_t deadline, const struct 
 	return 0;
 }
 
-int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
+static int wait_for(struct sock *s, uint32_t events, uint64_t more, uint64_t deadline)
 {
 	/* callers with other events hold what they hold by themselves */
 	bool io = events && events != WAIT_LEFT;
@@ -290,7 +296,7 @@ int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 	uint32_t context, place;
 	int epfd, err = 0;
 
-	if (is_over(s, events))
+	if (is_over(s, events, more))
 		return 0;
 	if (sock_state(s) == SOCK_AWAY) { /* nobody to be woken by yet: the service could not be asked at once */
 		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
@@ -304,12 +310,12 @@ int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 	place = held_push(&h);
 	for (;;) {
 		core_context_arm(c, context); /* a full fence; then a second look */
-		if (is_over(s, events))
+		if (is_over(s, events, more))
 			break;
 		err = sleep_once(c, epfd, deadline, &signals);
 		if (err == -EINTR && may_restart(deadline, &signals))
 			err = 0;
-		if (is_over(s, events)) {
+		if (is_over(s, events, more)) {
 			err = 0; /* as Linux: what is there goes before the signal */
 			break;
 		}
@@ -320,4 +326,14 @@ int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
 	held_pop(place);
 	wait_signals_release(&signals);
 	return err;
+}
+
+int wait_sock(struct sock *s, uint32_t events, uint64_t deadline)
+{
+	return wait_for(s, events, ANY_UNREAD, deadline);
+}
+
+int wait_unread(struct sock *s, uint64_t more, uint64_t deadline)
+{
+	return wait_for(s, EPOLLIN, more, deadline);
 }

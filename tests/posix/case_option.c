@@ -16,6 +16,7 @@ enum {
 	READ_ONLY = 2,
 	NO_TALK = 4, /* what follows is another case's */
 	URGENT = 8,
+	LINUX = 16, /* the connection goes back to it */
 };
 
 static const struct option {
@@ -28,7 +29,7 @@ static const struct option {
 	{"SO_REUSEPORT", SOL_SOCKET, SO_REUSEPORT, 1, 0},
 	{"SO_BROADCAST", SOL_SOCKET, SO_BROADCAST, 1, 0},
 	{"SO_DONTROUTE", SOL_SOCKET, SO_DONTROUTE, 1, 0},
-	{"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1, 0},
+	{"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1, LINUX},
 	{"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 30000, NO_DEFAULT},
 	{"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 30000, NO_DEFAULT},
 	{"SO_SNDBUFFORCE", SOL_SOCKET, SO_SNDBUFFORCE, 30000, NO_DEFAULT},
@@ -41,10 +42,10 @@ static const struct option {
 	{"SO_PROTOCOL", SOL_SOCKET, SO_PROTOCOL, 0, READ_ONLY},
 	{"SO_ACCEPTCONN", SOL_SOCKET, SO_ACCEPTCONN, 0, READ_ONLY},
 	{"SO_ERROR", SOL_SOCKET, SO_ERROR, 0, READ_ONLY},
-	{"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP, 1, 0},
+	{"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP, 1, LINUX},
 	{"SO_ZEROCOPY", SOL_SOCKET, SO_ZEROCOPY, 1, 0},
 	{"SO_BUSY_POLL", SOL_SOCKET, SO_BUSY_POLL, 50, 0},
-	{"SO_MAX_PACING_RATE", SOL_SOCKET, SO_MAX_PACING_RATE, 1000000, 0},
+	{"SO_MAX_PACING_RATE", SOL_SOCKET, SO_MAX_PACING_RATE, 1000000, LINUX},
 	{"SO_INCOMING_CPU", SOL_SOCKET, SO_INCOMING_CPU, 0, NO_DEFAULT},
 	{"SO_NO_CHECK", SOL_SOCKET, SO_NO_CHECK, 1, 0},
 	{"SO_PASSCRED", SOL_SOCKET, SO_PASSCRED, 1, 0},
@@ -471,7 +472,12 @@ const struct test_case *matrix_option(void)
 		snprintf(names[i], sizeof(names[i]), "option/%s", options[i].name);
 		snprintf(texts[i], sizeof(texts[i]), options[i].how & READ_ONLY ? "%s: its value" : "%s: get, set, get",
 			 options[i].name);
-		list[i] = (struct test_case){.name = names[i], .text = texts[i], .run = one_option, .a = (long)i};
+		list[i] = (struct test_case){.name = names[i],
+					     .text = texts[i],
+					     .run = one_option,
+					     .returns =
+						     options[i].how & LINUX ? "only Linux does what it asks for" : NULL,
+					     .a = (long)i};
 	}
 	return list;
 }

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * getsockopt and setsockopt. Always done on the kernel socket, which is the truth: what heeds
+ * an option there, such as keep-alive, linger, marks and TOS, does so for an adopted connection
+ * too. Here is noted what the buffers must know, filled in what only they know (SO_ERROR,
+ * TCP_INFO), and kept with Linux what they cannot do. Any thread.
+ */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <linux/tcp.h>
+#include <string.h>
+#include <sys/time.h>
+
+#include "preload/handback.h"
+#include "preload/io.h"
+#include "preload/user.h"
+#include "service/base/clock.h"
+
+/* newer than some headers */
+#define OPT_PEEK_OFF 42
+#define OPT_TXTIME 61
+#define OPT_TIMESTAMP_NEW 63
+#define OPT_TIMESTAMPING_NEW 65
+#define OPT_RCVTIMEO_NEW 66
+#define OPT_SNDTIMEO_NEW 67
+#define OPT_AO_FIRST 38
+#define OPT_AO_LAST 42
+
+static int fail(int err)
+{
+	errno = err;
+	return -1;
+}
+
+/* ---- noted ---- */
+
+static void note_flag(struct sock *s, uint32_t opt, bool on)
+{
+	s->opts = on ? s->opts | opt : s->opts & ~opt;
+	if (sock_state(s) == SOCK_FAST)
+		stream_opts_set(&s->st, on ? opt : 0, on ? 0 : opt);
+}
+
+/* Linux wakes those who wait if there is enough to read now. */
+static void note_lowat(struct sock *s, int bytes)
+{
+	s->rcvlowat = bytes < 0 ? INT32_MAX : (uint32_t)bytes;
+	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
+		return;
+	ep_items_mark(s, NULL);
+	lock_drop(&s->lock);
+	core_context_wake(s->core, s->context);
+}
+
+/* A time before the present, which Linux takes, does not wait. */
+static uint64_t timeval_ns(const struct timeval *t)
+{
+	if (t->tv_sec < 0)
+		return 1;
+	return t->tv_sec < 1l << 32 ? (uint64_t)t->tv_sec * NS_PER_S + (uint64_t)t->tv_usec * NS_PER_US : 0;
+}
+
+static void note_socket(struct sock *s, int name, const void *value, socklen_t len, int v)
+{
+	struct timeval t;
+
+	if (name == SO_RCVLOWAT) {
+		note_lowat(s, v);
+	} else if ((name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == OPT_RCVTIMEO_NEW ||
+		    name == OPT_SNDTIMEO_NEW) &&
+		   len >= sizeof(t)) {
+		memcpy(&t, value, sizeof(t));
+		*(name == SO_RCVTIMEO || name == OPT_RCVTIMEO_NEW ? &s->rcvtimeo_ns : &s->sndtimeo_ns) = timeval_ns(&t);
+	}
+}
+
+static void note_option(struct sock *s, int level, int name, const void *value, socklen_t len)
+{
+	int v = 0;
+
+	memcpy(&v, value, MIN(len, (socklen_t)sizeof(v)));
+	if (level == SOL_SOCKET)
+		note_socket(s, name, value, len, v);
+	else if (level != IPPROTO_TCP)
+		return;
+	else if (name == TCP_NODELAY)
+		note_flag(s, IPC_OPT_NODELAY, v);
+	else if (name == TCP_CORK)
+		note_flag(s, IPC_OPT_CORK, v);
+	else if (name == TCP_QUICKACK)
+		note_flag(s, IPC_OPT_QUICKACK, v);
+	else if (name == TCP_INQ)
+		s->inq = v;
+}
+
+void option_load(struct sock *s, int fd)
+{
+	static const struct {
+		int level, name;
+	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},   {IPPROTO_TCP, TCP_INQ},
+		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO}, {SOL_SOCKET, SO_SNDTIMEO}};
+
+	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		struct timeval value = {0};
+		socklen_t len = sizeof(value);
+
+		if (!libc()->getsockopt(fd, options[i].level, options[i].name, &value, &len))
+			note_option(s, options[i].level, options[i].name, &value, len);
+	}
+}
+
+/* ---- get ---- */
+
+/* The kernel's answer, of before the adoption, and what was carried since. */
+static void overlay_info(struct sock *s, void *value, socklen_t len)
+{
+	struct ipc_slot *slot = s->st.slot;
+	uint32_t mss = atomic_load_explicit(&slot->mss, memory_order_relaxed);
+	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+	uint64_t unacked = stream_unacked(&s->st), unsent = stream_unsent(&s->st);
+	struct tcp_info info = {0};
+
+	memcpy(&info, value, MIN(len, (socklen_t)sizeof(info)));
+	info.tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
+	info.tcpi_rttvar = atomic_load_explicit(&slot->rttvar_us, memory_order_relaxed);
+	info.tcpi_rto = atomic_load_explicit(&slot->rto_us, memory_order_relaxed);
+	info.tcpi_total_retrans += atomic_load_explicit(&slot->retransmits, memory_order_relaxed);
+	if (mss) {
+		info.tcpi_snd_mss = mss;
+		info.tcpi_snd_cwnd = atomic_load_explicit(&slot->cwnd_bytes, memory_order_relaxed) / mss;
+		info.tcpi_unacked = (uint32_t)((unacked - unsent + mss - 1) / mss);
+	}
+	info.tcpi_bytes_acked += acked;
+	info.tcpi_bytes_received += atomic_load_explicit(&slot->rcv_end, memory_order_relaxed);
+	info.tcpi_bytes_sent += acked + unacked - unsent;
+	info.tcpi_notsent_bytes = (uint32_t)unsent;
+	info.tcpi_pacing_rate = (uint64_t)atomic_load_explicit(&slot->rate_kbps, memory_order_relaxed) * 1000 / 8;
+	info.tcpi_snd_wnd = atomic_load_explicit(&slot->peer_wnd, memory_order_relaxed);
+	memcpy(value, &info, MIN(len, (socklen_t)sizeof(info)));
+}
+
+static bool is_fast(struct sock *s)
+{
+	if (sock_is_open(s))
+		sock_settle(s);
+	return sock_state(s) == SOCK_FAST && stream_is_open(&s->st);
+}
+
+/* The service's filter on the shadow is none of the application's. */
+static int get_no_filter(socklen_t *len)
+{
+	if (!user_writable(len, sizeof(*len)))
+		return fail(EFAULT);
+	if ((int)*len < 0)
+		return fail(EINVAL);
+	*len = 0;
+	return 0;
+}
+
+/* The kernel has answered: add what it cannot know. */
+static void get_overlay(struct sock *s, int level, int name, void *value, socklen_t len)
+{
+	int err;
+
+	if (level == IPPROTO_TCP && name == TCP_INFO) {
+		overlay_info(s, value, len);
+	} else if (level == SOL_SOCKET && name == SO_ERROR && sock_failed(s)) {
+		/* the shadow may have had the same error: it is told once, by whichever call comes first */
+		err = sock_error_take(s);
+		memcpy(value, &err, MIN(len, (socklen_t)sizeof(err)));
+	}
+}
+
+PUBLIC int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
+{
+	struct sock *s;
+	int ret;
+
+	if (!((level == SOL_SOCKET && (name == SO_ERROR || name == SO_GET_FILTER)) ||
+	      (level == IPPROTO_TCP && (name == TCP_INFO || name == TCP_ZEROCOPY_RECEIVE))))
+		return libc()->getsockopt(fd, level, name, value, len);
+	s = sock_get(fd);
+	if (!s)
+		return libc()->getsockopt(fd, level, name, value, len);
+	if (level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE)
+		handback(fd); /* maps pages of the kernel's receive queue */
+	if (level == SOL_SOCKET && name == SO_GET_FILTER && is_fast(s)) {
+		ret = get_no_filter(len);
+	} else {
+		ret = libc()->getsockopt(fd, level, name, value, len);
+		if (!ret && is_fast(s))
+			get_overlay(s, level, name, value, *len);
+	}
+	sock_put(s);
+	return ret;
+}
+
+/* ---- set ---- */
+
+/* Does the option, with this value, want what only the kernel's own data path does? */
+static bool is_linux(int level, int name, int v)
+{
+	if (level == SOL_SOCKET) {
+		switch (name) {
+		case SO_ATTACH_FILTER:
+		case SO_ATTACH_BPF:
+			return true;
+		case OPT_PEEK_OFF:
+			return v >= 0;
+		case SO_LOCK_FILTER:
+		case SO_OOBINLINE:
+		case SO_MAX_PACING_RATE: /* the service has its own pace */
+		case SO_TIMESTAMP:       /* of segments */
+		case SO_TIMESTAMPNS:
+		case SO_TIMESTAMPING:
+		case OPT_TXTIME:
+			return v;
+		}
+		return v && name >= OPT_TIMESTAMP_NEW && name <= OPT_TIMESTAMPING_NEW;
+	}
+	if (level != IPPROTO_TCP)
+		return false;
+	/* kTLS and others; keys; repair */
+	return name == TCP_ULP || name == TCP_MD5SIG || name == TCP_MD5SIG_EXT ||
+	       (name >= OPT_AO_FIRST && name <= OPT_AO_LAST) || (v && (name == TCP_REPAIR || name == TCP_TX_DELAY));
+}
+
+PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	struct sock *s = sock_get(fd);
+	int ret, saved, v = 0;
+
+	if (!s)
+		return libc()->setsockopt(fd, level, name, value, len);
+	if (len >= sizeof(v) && user_readable(value, sizeof(v)))
+		memcpy(&v, value, sizeof(v));
+	if (unlikely(is_linux(level, name, v)))
+		handback(fd);
+	if (level == SOL_SOCKET && name == SO_DETACH_FILTER && is_fast(s)) {
+		sock_put(s);
+		return fail(ENOENT); /* as there is none of the application's */
+	}
+	ret = libc()->setsockopt(fd, level, name, value, len);
+	saved = errno;
+	if (!ret && value)
+		note_option(s, level, name, value, len);
+	sock_put(s);
+	errno = saved;
+	return ret;
+}
