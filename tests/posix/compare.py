@@ -99,6 +99,12 @@ class Comparison:
         return "fast"
 
 
+def known():
+    """Cases that are known to differ, with the reason."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "known.txt")) as f:
+        return dict(line.rstrip("\n").split("\t") for line in f if line.strip() and not line.startswith("#"))
+
+
 def list_cases(patterns=()):
     out = subprocess.run([CASES, "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
     cases = [Case(line) for line in out.splitlines()]
