@@ -28,6 +28,7 @@
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
@@ -43,7 +44,8 @@ static void adopt_refuse(struct slow *s, struct app *a, uint32_t slot, const str
 	char text[FLOW_KEY_TEXT_MAX];
 
 	counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
-	s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = a, .slot = slot, .key = *key};
+	if (!a->dying) /* its entries are gone, and so will it be */
+		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = a, .slot = slot, .key = *key};
 	log_debug("%s stays with Linux: %s", flow_key_text(key, text, sizeof text), ipc_reason_name(reason));
 	app_slot_finish(s, a, slot, IPC_REFUSED, reason);
 }
@@ -258,7 +260,7 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 			reason = conn_find(s, &st.key) ? IPC_REASON_STATE : IPC_REASON_FULL;
 	}
 	if (!c) {
-		close(fd);
+		closer_close(fd);
 		adopt_refuse(s, a, slot, &st.key, reason);
 		return;
 	}
@@ -400,7 +402,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 		adopt_cancel(s, c, IPC_REASON_RACE);
 		return;
 	}
-	close(c->fd);
+	closer_close(c->fd);
 	c->fd = -1;
 	shadow_template(answer, &c->tmpl);
 	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
