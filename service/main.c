@@ -19,6 +19,7 @@
 
 #include "service/admin.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 #include "service/base/version.h"
 #include "service/config.h"
@@ -353,9 +354,11 @@ static int main_serve(struct service *sv, const sigset_t *signals)
 	rc = sandbox_confine();
 	if (rc)
 		log_warn("could not give up capabilities: %s", strerror(-rc));
-	rc = fast_start(sv->fast);
+	rc = closer_open(); /* after the capabilities were given up: threads have their own */
+	if (!rc)
+		rc = fast_start(sv->fast);
 	if (rc) {
-		log_err("cannot start the fast threads: %s", strerror(-rc));
+		log_err("cannot start the threads: %s", strerror(-rc));
 		return rc;
 	}
 	if (sd_watchdog_enabled(0, &watchdog_us) > 0)

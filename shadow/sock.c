@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "service/base/addr.h"
+#include "service/base/closer.h"
 #include "service/base/compiler.h"
 #include "service/ipc/abi.h"
 #include "shadow/sock.h"
@@ -83,6 +84,9 @@ static int sock_examine_options(int fd)
 	/* a filter of the application's own judges packets that would no longer come */
 	len = 0;
 	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) || len > 0)
+		return IPC_REASON_OPTIONS;
+	/* what is in repair is not being used, and leaving repair would end that */
+	if (sock_option(fd, IPPROTO_TCP, TCP_REPAIR, 0) > 0)
 		return IPC_REASON_OPTIONS;
 	/* peeking would move the application's own peek position */
 	return sock_option(fd, SOL_SOCKET, SO_PEEK_OFF, -1) >= 0 ? IPC_REASON_OPTIONS : 0;
@@ -236,7 +240,7 @@ int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 	else if (found != cookie)
 		rc = -ESTALE; /* the number was closed and used again */
 	if (rc) {
-		close(got);
+		closer_close(got);
 		return rc;
 	}
 	return got;

@@ -7,7 +7,6 @@
  * dealings with that application.
  */
 #include <stdatomic.h>
-#include <unistd.h>
 
 #include "service/fast/thread.h"
 
@@ -190,8 +189,6 @@ void app_info(struct fast_thread *t, struct flow *f)
 
 static void app_wake_one(struct fast_thread *t, struct app_view *a)
 {
-	uint64_t one = 1;
-
 	while (a->wakes) {
 		uint32_t c = (uint32_t)__builtin_ctzll(a->wakes);
 		_Atomic uint32_t *armed = &a->a.shm->context[c].armed;
@@ -202,7 +199,7 @@ static void app_wake_one(struct fast_thread *t, struct app_view *a)
 			continue;
 		if (!atomic_exchange_explicit(armed, 0, memory_order_seq_cst))
 			continue;
-		(void)!write(a->a.context_fd[c], &one, sizeof one);
+		waker_wake(&t->waker, a->a.context_fd[c]);
 		thread_count(t, CNT_APP_WAKE, 1);
 	}
 }

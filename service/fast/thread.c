@@ -62,7 +62,7 @@ static int thread_fds(struct fast_thread *t)
 	if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, t->wake_fd, &own) ||
 	    epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, port_fd(t->port), &port))
 		return -errno;
-	return 0;
+	return waker_open(&t->waker);
 }
 
 int thread_open(struct fast_thread *t, struct fast *f, uint32_t index, struct port *port)
@@ -70,7 +70,7 @@ int thread_open(struct fast_thread *t, struct fast *f, uint32_t index, struct po
 	int err;
 
 	memset((void *)t, 0, sizeof *t);
-	t->wake_fd = t->epoll_fd = -1;
+	t->wake_fd = t->epoll_fd = t->waker.null_fd = -1;
 	t->fast = f;
 	t->index = index;
 	t->cfg = &f->cfg;
@@ -94,6 +94,7 @@ void thread_close(struct fast_thread *t)
 		close(t->wake_fd);
 	if (t->epoll_fd >= 0)
 		close(t->epoll_fd);
+	waker_close(&t->waker);
 	if (t->up.data)
 		recring_close(&t->up);
 	if (t->down.data)

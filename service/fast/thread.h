@@ -11,6 +11,7 @@
 #include "service/fast/flowset.h"
 #include "service/fast/rx.h"
 #include "service/fast/wheel.h"
+#include "service/ipc/wake.h"
 
 #define FAST_RX_BATCH 64
 #define FAST_TX_BURST 8      /* segments per flow and turn */
@@ -67,6 +68,7 @@ struct fast_thread {
 	struct counters counters;
 	_Atomic uint64_t last_turn_ns;
 	int wake_fd, epoll_fd;
+	struct waker waker; /* of applications */
 	pthread_t pthread;
 	bool started;
 };

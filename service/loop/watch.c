@@ -77,7 +77,8 @@ void loop_unwatch(struct loop *l, int handle)
 		/* The poll holds the file: a descriptor closed now is closed for its peer when the turn ends. */
 		sqe = loop_sqe(l);
 		if (sqe) {
-			io_uring_prep_poll_remove(sqe, request_data(REQ_WATCH, w->gen, index));
+			/* not a poll removal: that one fails, and the poll stays for good, while an event is on its way */
+			io_uring_prep_cancel64(sqe, request_data(REQ_WATCH, w->gen, index), 0);
 			io_uring_sqe_set_data64(sqe, request_data(REQ_IGNORE, 0, 0));
 		}
 	}

@@ -28,6 +28,7 @@
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
@@ -259,7 +260,7 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 			reason = conn_find(s, &st.key) ? IPC_REASON_STATE : IPC_REASON_FULL;
 	}
 	if (!c) {
-		close(fd);
+		closer_close(fd);
 		adopt_refuse(s, a, slot, &st.key, reason);
 		return;
 	}
@@ -401,7 +402,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 		adopt_cancel(s, c, IPC_REASON_RACE);
 		return;
 	}
-	close(c->fd);
+	closer_close(c->fd);
 	c->fd = -1;
 	shadow_template(answer, &c->tmpl);
 	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);

@@ -342,16 +342,13 @@ void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_stat
 	struct ipc_slot *sl = &a->shm->slot[slot];
 	uint32_t context = atomic_load_explicit(&sl->context, memory_order_relaxed);
 	struct ipc_context *ctx = &a->shm->context[context % IPC_CONTEXTS];
-	uint64_t one = 1;
 
-	(void)s;
 	atomic_store_explicit(&sl->reason, reason, memory_order_relaxed);
 	/* pairs with the library's acquire load of status */
 	atomic_store_explicit(&sl->status, state, memory_order_release);
 	bell_ring(&ctx->bell, slot);
 	atomic_thread_fence(memory_order_seq_cst); /* pairs with the waiter's fence after it armed */
 	if (atomic_exchange_explicit(&ctx->armed, 0, memory_order_seq_cst) &&
-	    a->context_fd[context % IPC_CONTEXTS] >= 0 &&
-	    write(a->context_fd[context % IPC_CONTEXTS], &one, sizeof one) < 0)
-		return; /* only when the counter is full: then it is readable anyway */
+	    a->context_fd[context % IPC_CONTEXTS] >= 0)
+		waker_wake(&s->waker, a->context_fd[context % IPC_CONTEXTS]);
 }

@@ -21,9 +21,11 @@
 #include <unistd.h>
 
 #include "service/base/addr.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 
 #define CLIENT_BATCH 16
+#define CLIENT_BACKLOG 256 /* descriptors that wait to be closed: more are not taken */
 
 static int client_answer(struct client *cl, const struct ipc_msg *m, const int *fds, int nfds)
 {
@@ -246,20 +248,50 @@ static void client_capture_stop(struct slow *s, struct client *cl)
 	cl->capture = false;
 }
 
+/*
+ * The peer learns it at once. The descriptor goes later: messages that were not read may hold
+ * descriptors whose close sleeps, so the last reference must be the closer's, and the loop
+ * holds one until its poll has been cancelled.
+ */
 void client_close(struct slow *s, struct client *cl)
 {
 	struct app *a = cl->app;
 
-	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
-		if (s->clients[i] == cl)
-			s->clients[i] = NULL;
+	if (cl->ended)
+		return;
+	cl->ended = 1;
+	s->clients_ended = true;
+	cl->app = NULL;
+	cl->more = false;
 	client_capture_stop(s, cl);
+	shutdown(cl->sock, SHUT_RDWR);
 	loop_unwatch(s->env.loop, cl->watch);
-	close(cl->sock);
-	free(cl);
 	if (a) {
 		a->client = NULL;
 		app_dying(s, a);
+	}
+}
+
+static void client_free(struct slow *s, uint32_t i)
+{
+	closer_close(s->clients[i]->sock);
+	free(s->clients[i]);
+	s->clients[i] = NULL;
+}
+
+/* Free the clients that were ended two turns ago. */
+static void client_bury(struct slow *s)
+{
+	if (!s->clients_ended)
+		return;
+	s->clients_ended = false;
+	for (uint32_t i = 0; i < SLOW_CLIENTS; i++) {
+		if (!s->clients[i] || !s->clients[i]->ended)
+			continue;
+		if (s->clients[i]->ended++ > 2)
+			client_free(s, i);
+		else
+			s->clients_ended = true;
 	}
 }
 
@@ -279,7 +311,8 @@ static void client_readable(void *ctx, int revents)
 		struct ipc_msg m;
 		int fds[IPC_MSG_FDS], nfds = 0, rc;
 
-		if (n == CLIENT_BATCH || s->count[CONN_ADOPTING] >= SLOW_ADOPTING) {
+		if (n == CLIENT_BATCH || s->count[CONN_ADOPTING] >= SLOW_ADOPTING ||
+		    closer_backlog() > CLIENT_BACKLOG) {
 			cl->more = s->clients_more = true;
 			return;
 		}
@@ -294,8 +327,7 @@ static void client_readable(void *ctx, int revents)
 		if (!rc)
 			rc = client_message(s, cl, &m, fds);
 		for (int i = 0; i < nfds; i++)
-			if (fds[i] >= 0)
-				close(fds[i]);
+			closer_close(fds[i]);
 		if (!rc)
 			continue;
 		if (rc == -EPROTO) {
@@ -311,6 +343,7 @@ static void client_readable(void *ctx, int revents)
 
 bool client_continue(struct slow *s)
 {
+	client_bury(s);
 	if (!s->clients_more)
 		return false;
 	s->clients_more = false;
@@ -337,13 +370,13 @@ static void client_accept(void *ctx, int revents)
 		if (i < SLOW_CLIENTS && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
 			cl = calloc(1, sizeof *cl);
 		if (!cl) {
-			close(sock);
+			closer_close(sock); /* it may hold messages already */
 			continue;
 		}
 		*cl = (struct client){.slow = s, .sock = sock, .pid = cred.pid, .uid = cred.uid};
 		cl->watch = loop_watch(s->env.loop, sock, client_readable, cl);
 		if (cl->watch < 0) {
-			close(sock);
+			closer_close(sock);
 			free(cl);
 			continue;
 		}
@@ -429,8 +462,10 @@ void client_close_all(struct slow *s)
 		s->listen_fd = -1;
 	}
 	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)
-		if (s->clients[i])
+		if (s->clients[i]) {
 			client_close(s, s->clients[i]);
+			client_free(s, i);
+		}
 }
 
 void client_capture(struct slow *s, const struct up_frame *f)

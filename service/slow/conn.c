@@ -23,6 +23,7 @@
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 
 int conn_table_open(struct slow *s)
@@ -185,8 +186,7 @@ void conn_free(struct slow *s, struct conn *c)
 	verdict_forget(s, c);
 	congest_forget(s, c);
 	conn_release_held(c);
-	if (c->fd >= 0)
-		close(c->fd);
+	closer_close(c->fd);
 	c->fd = -1;
 	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE, false);
 	while (*link != c->id)
@@ -260,13 +260,14 @@ void conn_progress(struct slow *s, struct conn *c)
 /*
  * Has the application let go of the descriptor? While the kernel socket lives, sock_diag
  * knows. Once it is dead (both FINs exchanged, or reset) Linux shows nothing at close(), and
- * the library's word, or the end of the process, has to do.
+ * the library's word, or the end of the process, has to do. A failed connection of an application
+ * that has been disconnected is not kept for its word: it could gather them without end.
  */
 static void conn_look_for_orphan(struct slow *s, struct conn *c)
 {
 	bool kernel_dead = c->failed || (c->fin_acked && c->peer_fin);
-	bool said =
-		c->app->exited || atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
+	bool said = c->app->exited || (c->failed && c->app->dying) ||
+		    atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
 
 	if (kernel_dead ? !said : sock_is_orphan(&c->key) != 1)
 		return;

@@ -9,6 +9,7 @@
 #include "service/base/compiler.h"
 #include "service/base/hash.h"
 #include "service/ipc/msg.h"
+#include "service/ipc/wake.h"
 #include "service/slow/slow.h"
 #include "service/tcp/cc.h"
 
@@ -164,7 +165,8 @@ struct client {
 	uid_t uid;
 	struct app *app;
 	bool capture;
-	bool more; /* it may have further messages: looked at again in the next turn */
+	uint32_t ended; /* turns since it was ended: it is being closed */
+	bool more;      /* it may have further messages: looked at again in the next turn */
 };
 
 struct listener {
@@ -205,7 +207,7 @@ struct slow {
 	struct app *apps[FAST_APPS];
 	uint32_t napps;
 	struct client *clients[SLOW_CLIENTS];
-	bool clients_more;
+	bool clients_more, clients_ended;
 	uint32_t captures;
 	struct listener listeners[SLOW_LISTENERS];
 	struct left left[SLOW_LEFT];
@@ -213,6 +215,7 @@ struct slow {
 	struct neighbour neighbours[SLOW_NEIGHBOURS];
 	uint32_t neighbours_next;
 
+	struct waker waker; /* of applications */
 	int listen_fd, listen_watch, up_watch, attach_watch;
 	char socket_path[108];
 

@@ -21,6 +21,7 @@
 #include "service/slow/internal.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -28,6 +29,7 @@
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
@@ -68,7 +70,7 @@ static int leave_fetch(struct slow *s, struct conn *c)
 	(void)s;
 	if (!c->app)
 		return fd;
-	if (said && !c->app->exited)
+	if (said && said <= INT_MAX && !c->app->exited)
 		fd = sock_fetch(c->app->pid, (int)said - 1, c->cookie);
 	if (fd < 0 && c->app_fd >= 0 && !c->app->exited)
 		fd = sock_fetch(c->app->pid, c->app_fd, c->cookie);
@@ -92,7 +94,7 @@ int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason)
 {
 	if (c->state != CONN_FAST || c->failed) {
 		if (fd >= 0)
-			close(fd);
+			closer_close(fd);
 		return -EINVAL;
 	}
 	if (fd < 0 && !c->orphan) {
@@ -110,7 +112,7 @@ void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int 
 	uint32_t reason = c->failed ? IPC_REASON_STATE : IPC_REASON_RETRY;
 
 	if (c->state != CONN_FAST || c->failed) {
-		close(fd);
+		closer_close(fd);
 		counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
 		app_slot_finish(s, to->app, to->slot, IPC_REFUSED, reason);
 		return;
@@ -126,9 +128,15 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	uint64_t cookie = 0;
 	socklen_t len = sizeof cookie;
 	struct conn *c = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? NULL : conn_find_cookie(s, cookie);
-	bool own = c && c->app == asker->app && c->slot == asker->slot;
+	uint32_t held = asker->app->slot_conn[asker->slot];
+	bool own;
 	int dup_fd;
 
+	if (held != SLOW_NONE && (!c || c->id != held)) { /* the descriptor is another socket by now: the slot counts */
+		c = &s->conns[held];
+		fd = -1;
+	}
+	own = c && c->app == asker->app && c->slot == asker->slot;
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_cancel(s, c, IPC_REASON_HANDED_BACK); /* answers the adopter's slot */
 		c = NULL;
@@ -148,8 +156,8 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	}
 	if (c->state != CONN_FAST)
 		return; /* on its way; a move goes on to Linux when it is done */
-	dup_fd = dup(fd);
-	if (dup_fd < 0 || leave_begin(s, c, dup_fd, IPC_REASON_HANDED_BACK) < 0)
+	dup_fd = fd < 0 ? -1 : dup(fd);
+	if ((fd >= 0 && dup_fd < 0) || leave_begin(s, c, dup_fd, IPC_REASON_HANDED_BACK) < 0)
 		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
 }
 
@@ -227,7 +235,7 @@ static void leave_install(struct slow *s, struct conn *c, const struct up_frozen
 		conn_command(s, c, CMD_CLOSE, 0, 0);
 	leave_give_held(s, c, false);
 	if (c->fd >= 0)
-		close(c->fd);
+		closer_close(c->fd);
 	c->fd = -1;
 	verdict_ask(s, c);
 }
@@ -235,7 +243,7 @@ static void leave_install(struct slow *s, struct conn *c, const struct up_frozen
 void leave_failed(struct slow *s, struct conn *c)
 {
 	if (c->fd >= 0)
-		close(c->fd);
+		closer_close(c->fd);
 	c->fd = -1;
 	if (c->muted)
 		s->muted++;

@@ -66,7 +66,9 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 	s->settle_timer = s->adopt_timer = s->verdict_timer = s->heartbeat_timer = s->cc_timer = s->sweep_timer = -1;
 	s->attach_watch = s->detach_timer = -1;
 	s->now_ns = clock_now_ns();
-	rc = conn_table_open(s);
+	rc = waker_open(&s->waker);
+	if (!rc)
+		rc = conn_table_open(s);
 	if (!rc) {
 		s->up_watch = loop_watch(env->loop, fast_up_fd(env->fast), slow_up_readable, s);
 		rc = s->up_watch < 0 ? s->up_watch : demand_open(s);
@@ -177,6 +179,7 @@ void slow_close(struct slow *s)
 	down_close(s);
 	app_close_all(s);
 	conn_table_close(s);
+	waker_close(&s->waker);
 	free(s);
 }
 

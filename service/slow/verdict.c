@@ -16,6 +16,7 @@
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
+#include "service/base/closer.h"
 #include "service/base/log.h"
 
 #define VERDICT_TICK_NS (5 * NS_PER_MS)
@@ -124,7 +125,7 @@ static void verdict_make_speak(struct slow *s, struct conn *c)
 		return;
 	if (sock_make_speak(fd) == 0)
 		verdict_ask(s, c);
-	close(fd);
+	closer_close(fd);
 }
 
 void verdict_answer(struct slow *s, struct conn *c, enum verdict v)
