@@ -146,7 +146,7 @@ while n: n -= len(os.read(r, n)) if n > 4 - 8192 + 4096 and select.select([r], [
 while select.select([r], [], [], 0)[0]: os.read(r, 65536)
 # a proxy: connection, pipe, connection
 d = random.Random(7).randbytes(3 << 20); h = hashlib.sha1(); k = [0]
-def feed(): c.sendall(d); c.shutdown(socket.SHUT_WR)
+def feed(): c.sendall(d); time.sleep(0.3); c.shutdown(socket.SHUT_WR)
 def sink():
     while True:
         x = s2.recv(100000)
