@@ -140,12 +140,30 @@ static bool make_room(int to)
 	return true;
 }
 
+/*
+ * A vfork child's duplicate is not in the table, which is its parent's, and the image that it
+ * is made for could not be told of it: the connection goes back to Linux first.
+ */
+static void dup_in_vfork(int from)
+{
+	struct sock *s;
+
+	if (likely(!file_get_any(from) || !fd_maybe_vfork()))
+		return;
+	s = sock_get(from);
+	if (!s)
+		return;
+	sock_return(s, from, true);
+	sock_put(s);
+}
+
 PUBLIC int dup2(int from, int to)
 {
 	if (from == to)
 		return libc()->dup2(from, to);
 	if (fd_is_own(from))
 		return fail(EBADF);
+	dup_in_vfork(from);
 	if (file_get_any(to) && !is_refused(from, 0) && !make_room(to))
 		return fail(EBUSY);
 	return sock_dup(from, libc()->dup2(from, to));
@@ -155,6 +173,7 @@ PUBLIC int dup3(int from, int to, int flags)
 {
 	if (fd_is_own(from))
 		return fail(EBADF);
+	dup_in_vfork(from);
 	if (from != to && file_get_any(to) && !is_refused(from, flags) && !make_room(to))
 		return fail(EBUSY);
 	return sock_dup(from, libc()->dup3(from, to, flags));

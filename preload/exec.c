@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "preload/inherit.h"
@@ -36,7 +37,7 @@ static bool elf_is_dynamic(int fd, const Elf64_Ehdr *e)
 	if (e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_phentsize != sizeof(p))
 		return false;
 	for (unsigned i = 0; i < e->e_phnum && i < 64; i++)
-		if (pread(fd, &p, sizeof(p), (off_t)(e->e_phoff + i * sizeof(p))) != sizeof(p))
+		if (syscall(SYS_pread64, fd, &p, sizeof(p), (off_t)(e->e_phoff + i * sizeof(p))) != sizeof(p))
 			return false;
 		else if (p.p_type == PT_INTERP)
 			return true;
@@ -62,14 +63,15 @@ static bool image_loads_us(const char *path, int depth)
 		char text[256];
 	} head = {.text = ""};
 	char next[200] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* system calls: in a vfork child the table of descriptors is the parent's, and knows other files */
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	struct stat st;
 	bool ok = false;
 	ssize_t n;
 
 	if (fd < 0) /* execute-only, or not there: exec itself will tell; a setuid image loads nothing */
 		return errno == ENOENT;
-	n = read(fd, &head, sizeof(head));
+	n = syscall(SYS_read, fd, &head, sizeof(head));
 	if (n >= (ssize_t)sizeof(head.elf) && !memcmp(head.elf.e_ident, ELFMAG, SELFMAG))
 		ok = elf_is_dynamic(fd, &head.elf) && !fstat(fd, &st) &&
 		     !(st.st_mode & (S_ISUID | S_ISGID) && st.st_uid != geteuid());
@@ -77,7 +79,7 @@ static bool image_loads_us(const char *path, int depth)
 		script_interpreter(head.text, (size_t)n, next, sizeof(next));
 	else
 		snprintf(next, sizeof(next), "/bin/sh"); /* what execvp() does with a text */
-	close(fd);
+	syscall(SYS_close, fd);
 	return next[0] ? depth > 0 && image_loads_us(next, depth - 1) : ok;
 }
 
