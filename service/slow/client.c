@@ -366,12 +366,12 @@ static void client_accept(void *ctx, int revents)
 		struct client *cl = NULL;
 		uint32_t i = 0, most;
 
-		if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
-			cred.uid = UINT32_MAX;
-		most = cred.uid ? SLOW_CLIENTS - CLIENT_RESERVE : SLOW_CLIENTS;
+		most = getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0
+		       : cred.uid                                             ? SLOW_CLIENTS - CLIENT_RESERVE
+									      : SLOW_CLIENTS;
 		while (i < most && s->clients[i])
 			i++;
-		if (i < most && cred.pid > 0)
+		if (i < most)
 			cl = calloc(1, sizeof *cl);
 		if (!cl) {
 			closer_close(sock); /* it may hold messages already */
