@@ -29,6 +29,7 @@
 	X(RX_URG, "rx_urgent", "segments with URG, taken in line")                              \
 	/* drops, each with a named reason */                                                   \
 	X(DROP_PARSE, "drop_parse", "frames that the parser refused")                           \
+	X(DROP_MAC, "drop_mac", "frames of a flow, but for another MAC address")                \
 	X(DROP_CSUM, "drop_checksum", "segments with a wrong checksum")                         \
 	X(DROP_WINDOW, "drop_window", "segments outside the receive window")                    \
 	X(DROP_PAWS, "drop_paws", "segments with an old timestamp (RFC 7323)")                  \

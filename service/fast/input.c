@@ -166,6 +166,11 @@ static void input_one(struct fast_thread *t, const struct input *in)
 		return;
 	}
 	f = &t->flows[in->flow];
+	/* what Linux sends from is what it would take; a switch may flood what is another host's */
+	if (unlikely(memcmp(in->frame->data, f->tmpl.src_mac, sizeof f->tmpl.src_mac) != 0)) {
+		thread_count(t, CNT_DROP_MAC, 1);
+		return;
+	}
 	if (unlikely(t->capture))
 		up_frame(t, UP_CAPTURE, f, in->frame->data, in->frame->len, false);
 	if (f->flags & FLOW_DEAD)
@@ -189,6 +194,7 @@ static void input_look_up(struct fast_thread *t, const struct frame *frame, stru
 	if (in->flow != FLOW_NONE) {
 		__builtin_prefetch(&t->flows[in->flow].rcv_end, 1);
 		__builtin_prefetch(&t->flows[in->flow].snd_una, 1);
+		__builtin_prefetch(t->flows[in->flow].tmpl.src_mac);
 	}
 }
 

@@ -25,6 +25,7 @@
 #include "service/base/log.h"
 
 #define CLIENT_BATCH 16
+#define CLIENT_RESERVE 32  /* places that only root may take: `tapas` must be heard */
 #define CLIENT_BACKLOG 256 /* descriptors that wait to be closed: more are not taken */
 
 static int client_answer(struct client *cl, const struct ipc_msg *m, const int *fds, int nfds)
@@ -363,11 +364,14 @@ static void client_accept(void *ctx, int revents)
 		struct ucred cred = {0};
 		socklen_t len = sizeof cred;
 		struct client *cl = NULL;
-		uint32_t i = 0;
+		uint32_t i = 0, most;
 
-		while (i < SLOW_CLIENTS && s->clients[i])
+		most = getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0
+		       : cred.uid                                             ? SLOW_CLIENTS - CLIENT_RESERVE
+									      : SLOW_CLIENTS;
+		while (i < most && s->clients[i])
 			i++;
-		if (i < SLOW_CLIENTS && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+		if (i < most)
 			cl = calloc(1, sizeof *cl);
 		if (!cl) {
 			closer_close(sock); /* it may hold messages already */

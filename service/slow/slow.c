@@ -67,8 +67,12 @@ int slow_open(const struct slow_env *env, slow_admin_fn *admin, void *ctx, struc
 	s->attach_watch = s->detach_timer = -1;
 	s->now_ns = clock_now_ns();
 	rc = waker_open(&s->waker);
-	if (!rc)
-		rc = conn_table_open(s);
+	if (rc) {
+		snprintf(why, why_size, "cannot make a context of asynchronous reads (fs.aio-max-nr): %s",
+			 strerror(-rc));
+		return rc;
+	}
+	rc = conn_table_open(s);
 	if (!rc) {
 		s->up_watch = loop_watch(env->loop, fast_up_fd(env->fast), slow_up_readable, s);
 		rc = s->up_watch < 0 ? s->up_watch : demand_open(s);

@@ -9,6 +9,7 @@
  *   bells     every bit of every bell, the doorbell and all armed flags, while data flows
  *   memory    tries to resize, seal, reopen and unmap what it was given, then punches holes into it
  *   stop      stops itself (SIGSTOP) in the middle of a conversation
+ *   hasty     ends while its connections are being adopted
  *   die       kills itself at a random moment, connections being adopted, given back, listened on
  */
 #define _GNU_SOURCE
@@ -50,6 +51,9 @@ static void *scribble_body(void *arg)
 			v >>= v & 63; /* small ones too */
 		if ((r & 0xfc) == 0)
 			a->buf[(r >> 8) % (8u << 20)] = (uint8_t)v;
+		else if (r & 0x80) /* the number that has no predecessor */
+			atomic_store_explicit(&a->shm->slot[(r >> 8) % CONNS].fd_plus1, 0x80000000u,
+					      memory_order_relaxed);
 		else if (s->records || !is_record(off))
 			atomic_store_explicit((_Atomic uint64_t *)((uint8_t *)a->shm + off), v, memory_order_relaxed);
 	}
@@ -248,6 +252,18 @@ static void mode_stop(void)
 	say("stop", "%llu", (unsigned long long)carry(&a, c, CONNS, 0.2));
 }
 
+static void mode_hasty(void)
+{
+	struct app a;
+
+	app_open(&a);
+	for (uint32_t i = 0; i < 16; i++)
+		adopt_ask(&a, i, tcp_connect(0));
+	for (int i = 0; i < 200 && atomic_load(&a.shm->slot[0].status) == IPC_ADOPTING; i++)
+		usleep(100);
+	say("hasty", "%u", IPC_STATE(atomic_load(&a.shm->slot[0].status)));
+}
+
 static void *die_body(void *arg)
 {
 	usleep((useconds_t)(random64(arg) % 60000));
@@ -281,7 +297,7 @@ int main(int argc, char **argv)
 {
 	static const struct mode modes[] = {
 		{"soft", mode_soft},     {"scribble", mode_scribble}, {"forge", mode_forge}, {"bells", mode_bells},
-		{"memory", mode_memory}, {"stop", mode_stop},         {"die", mode_die},
+		{"memory", mode_memory}, {"stop", mode_stop},         {"hasty", mode_hasty}, {"die", mode_die},
 	};
 
 	return hostile_main(argc, argv, modes, sizeof modes / sizeof *modes);

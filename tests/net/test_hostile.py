@@ -189,6 +189,19 @@ def test_scribbled_memory(scene, mode):
     scene.over()
 
 
+def test_given_back_while_scribbled(scene):
+    """Its slots name descriptors at random, say "busy", and are given back to Linux all the same."""
+    for seed in range(scale(20, 3)):
+        p = scene.far.attack("hostile_app", "soft", seconds=1.0, seed=seed, wait=False)
+        wait_for(lambda: any(f["pid"] == p.pid for f in scene.lab.flows("FAST")), 5, "its connections FAST")
+        time.sleep(0.1)
+        assert scene.lab.tapas("release", str(p.pid), "--json")["released"] > 0
+        out = p.communicate(timeout=20)[0].decode()
+        assert p.returncode == 0 and "end" in out, out
+    wait_for(lambda: scene.lab.counters()["returned"] >= scale(20, 3), 3, "connections returned")
+    scene.over()
+
+
 FORGED = {"send-back": "closed", "send-too-much": "closed", "send-wraps": "closed", "send-sign": "closed",
           "send-4g": "closed", "send-frozen": "closed", "read-back": "closed", "read-ahead": "closed",
           "read-wraps": "closed", "context": "closed", "context-max": "closed", "opts": "closed", "want": "closed",
@@ -248,6 +261,20 @@ def test_killed_at_any_moment(scene):
     scene.over()
 
 
+def test_gone_while_being_adopted(make_lab):
+    """Linux does not answer, and the application ends: the service remembers nothing of it."""
+    lab = make_lab("shared", config={"test": {"fail_adopt_every": 1, "fail_adopt_step": 5}})
+    far, adopting = Far(lab), "1"
+    fds = process(lab)[0]
+    for _ in range(3):
+        assert far("hostile_app", "hasty")["hasty"] == [adopting]
+        wait_for(lambda: lab.tapas("status", "--json")["apps"] == 0, 3, "no application left")
+        assert lab.flows() == []
+    assert lab.counters()["adopt_rolled_back"] == 48
+    wait_for(lambda: process(lab)[0] <= fds + 2, 3, "%d descriptors" % fds)
+    far.close()
+
+
 def test_nothing_sleeps_for_it(scene):
     """Neither a write to a full eventfd nor the close of a lingering socket may hold up anybody else."""
     scene.bystander.longest = 0.0
@@ -261,7 +288,7 @@ def test_nothing_sleeps_for_it(scene):
 def test_nothing_grows(scene):
     """The same attacks again and again: neither descriptors nor memory pile up."""
     attacks = [("hostile_app", "scribble", 0.05), ("hostile_talk", "odd", 0.1), ("hostile_app", "die", 0.1),
-               ("hostile_app", "forge", 0.1)]
+               ("hostile_app", "hasty", 0.1)]
     fds = rss = 0
     for i in range(scale(80, 20)):
         program, mode, seconds = attacks[i % len(attacks)]
