@@ -30,7 +30,8 @@
 
 #define HELLO_MS 1000
 #define REQUEST_MS 500
-#define HIGH_FD 1000u /* own descriptors start here if the limit allows */
+#define PREPARE_NS (50 * NS_PER_MS) /* between two such requests */
+#define HIGH_FD 1000u               /* own descriptors start here if the limit allows */
 
 enum { FD_APP, FD_BUF, FD_PAGE, FD_WORDS, FD_DOORBELL, WELCOME_FDS };
 
@@ -413,6 +414,27 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 	if (err == -EPIPE || err == -ECONNRESET || err == -ENOTCONN || err == -EBADF || err == -ENOTSOCK)
 		core_kill(c);
 	return err;
+}
+
+bool core_prepare(struct core *c)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_PREPARE};
+	uint64_t now_ns, last_ns;
+	int cancel;
+
+	/* pairs with the release store in demand_publish() */
+	if (likely(atomic_load_explicit(&c->page->ready, memory_order_acquire)))
+		return true;
+	now_ns = clock_now_ns();
+	last_ns = atomic_load_explicit(&c->prepared_ns, memory_order_relaxed);
+	if (core_is_dead(c) || now_ns - last_ns < PREPARE_NS ||
+	    !atomic_compare_exchange_strong_explicit(&c->prepared_ns, &last_ns, now_ns, memory_order_relaxed,
+						     memory_order_relaxed))
+		return false;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	ipc_msg_send(c->sock, &m, NULL, 0); /* if that fails: later */
+	pthread_setcancelstate(cancel, NULL);
+	return false;
 }
 
 int core_return(struct core *c, uint32_t slot, int fd, int number)

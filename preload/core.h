@@ -35,9 +35,10 @@ struct core {
 	uint64_t app_id;
 	struct core_policy policy; /* for outgoing connections */
 	int sock, doorbell;
-	_Atomic uint32_t dead;       /* the service has gone, or this process has forked */
-	_Atomic uint32_t slots_used; /* live slots */
-	struct lock lock;            /* requests on the control socket; making and freeing contexts */
+	_Atomic uint32_t dead;        /* the service has gone, or this process has forked */
+	_Atomic uint32_t slots_used;  /* live slots */
+	_Atomic uint64_t prepared_ns; /* when the service was last asked to prepare */
+	struct lock lock;             /* requests on the control socket; making and freeing contexts */
 	struct {
 		_Atomic int fd; /* its eventfd, -1: not made yet */
 		_Atomic uint32_t users;
@@ -98,6 +99,12 @@ void core_slot_put(struct core *c, uint32_t slot);
  * block. Returns 0, or -errno with the slot as it was.
  */
 int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context);
+
+/*
+ * Would an adoption begin at once? If not the service is asked to make that so; the connection
+ * goes on in Linux meanwhile. Does not block.
+ */
+bool core_prepare(struct core *c);
 
 /*
  * Ask the service to give the connection of socket @fd, number @number in the application, back

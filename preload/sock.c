@@ -28,7 +28,8 @@
 #include "service/ipc/msg.h"
 
 #define RETRY_NS (2 * NS_PER_S)    /* between attempts to reach the service */
-#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking call waits so long for a connection on its way */
+#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
+#define SEND_NS NS_PER_S           /* a non-blocking send */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
 #define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
 #define FIRST_LOOK_BYTES 4096  /* connect to the service not before a connection has moved this */
@@ -360,8 +361,11 @@ static void adopt_try(struct sock *s, int fd)
 	}
 	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
 		s->try_at = NEVER;
-	} else if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes) &&
-		   lock_try(&s->lock)) {
+	} else if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes)) {
+		if (!core_prepare(c) || !lock_try(&s->lock)) {
+			errno = saved;
+			return;
+		}
 		s->try_at = s->exchanges + (16u << MIN(s->tries, 12u)); /* when this attempt comes to nothing */
 		s->tries++;
 		if (sock_state(s) == SOCK_LINUX && is_established(fd))
@@ -496,10 +500,27 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 	return true;
 }
 
+/*
+ * Until when a call waits for a connection on its way. A non-blocking receive: the way back to
+ * Linux is short, as long as a page fault may take; an adoption it does not wait for. But a
+ * program may know that its first bytes fit into the send queue (PostgreSQL's answer to
+ * SSLRequest) and take EAGAIN for the end: a send waits, unless the service hangs.
+ */
+static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
+{
+	if (!dontwait)
+		return wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
+	if (dir == IO_OUT)
+		return clock_now_ns() + SEND_NS;
+	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + RETURN_NS;
+}
+
 /* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */
 static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 {
 	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .refs = FILE_REF + FILE_CALL};
+	bool nowait = dontwait || s->nonblock;
+	uint64_t until = 0;
 
 	held_reap();
 	for (;;) {
@@ -518,19 +539,12 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 			return IO_FAST;
 		if (sock_settle(s))
 			continue;
+		if (!until)
+			until = sock_hold_until(s, nowait, dir);
 		place = held_push(&h);
-		/*
-		 * The way back is short: as long as a page fault may take. And a program may know that its first
-		 * bytes fit into the send queue (PostgreSQL's answer to SSLRequest): a send waits for the adoption.
-		 */
-		if (dontwait || s->nonblock)
-			err = state == SOCK_FAST || s->claiming || dir == IO_OUT
-				      ? wait_sock(s, 0, clock_now_ns() + RETURN_NS)
-				      : -EAGAIN;
-		else
-			err = wait_sock(s, 0, wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns));
+		err = until ? wait_sock(s, 0, until) : -EAGAIN;
 		held_pop(place);
-		if (!err)
+		if (!err || (err == -EINTR && nowait))
 			continue;
 		errno = -err;
 		return IO_FAIL;

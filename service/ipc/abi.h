@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 2u
+#define IPC_ABI_VERSION 3u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -115,6 +115,7 @@ struct ipc_app {
 /* The service's own page. */
 struct ipc_page {
 	_Alignas(64) _Atomic uint64_t instance; /* random, of this start of the service */
+	_Atomic uint32_t ready;                 /* XDP is attached: an adoption need not wait for it; else PREPARE */
 	struct {
 		_Alignas(64) _Atomic uint32_t armed; /* fast thread sleeps: write the doorbell after bell_ring */
 	} thread[IPC_THREADS];

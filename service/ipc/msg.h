@@ -2,8 +2,8 @@
 /*
  * Control messages between applications, `tapas` and the service, over a SOCK_SEQPACKET
  * unix socket (default IPC_SOCKET_PATH). Every message is one struct ipc_msg; descriptors
- * travel beside it (SCM_RIGHTS). A client sends a request and, except for ADOPT and
- * UNLISTEN, waits for one answer. ADOPT and RETURN are answered in the slot.
+ * travel beside it (SCM_RIGHTS). A client sends a request and, except for ADOPT,
+ * UNLISTEN and PREPARE, waits for one answer. ADOPT and RETURN are answered in the slot.
  *
  * The service checks type, size and descriptors in one place (ipc_msg_check) before it
  * looks at any field; a message that fails ends that client's connection.
@@ -33,6 +33,7 @@ enum ipc_msg_type {
 	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, [1] = descriptor number; fd: the socket. Give the
 			       connection back to Linux, whichever process it is FAST in */
 	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
+	IPC_MSG_PREPARE,  /* app: there is going to be an ADOPT: attach XDP. No answer, but ipc_page.ready */
 	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats", "release ..."; answer: ADMIN, fd = memfd with JSON */
 	IPC_MSG_CAPTURE, /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
 	IPC_MSG_TYPES

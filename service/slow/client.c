@@ -234,6 +234,9 @@ static int client_message(struct slow *s, struct client *cl, const struct ipc_ms
 			if (s->listeners[i].app == cl->app && s->listeners[i].fd == (int)m->arg[0])
 				s->listeners[i].app = NULL;
 		return 0;
+	case IPC_MSG_PREPARE:
+		demand_prepare(s);
+		return 0;
 	default:
 		return -EPROTO;
 	}

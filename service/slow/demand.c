@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * When XDP is on the NIC, where it comes and goes (see service/nic/attach.c): the first
- * adoption asks for it and waits, and when the table of connections has been empty for
- * [nic] detach_ms it is taken off. Connections in TIME_WAIT are in the table, so frames of
- * theirs are still ours. Main thread.
+ * When XDP is on the NIC, where it comes and goes (see service/nic/attach.c): an application
+ * whose connection has become worth adopting asks for it (PREPARE) and goes on in Linux until
+ * it is there, an adoption that comes earlier waits, and when the table of connections has
+ * been empty for [nic] detach_ms it is taken off. Connections in TIME_WAIT are in the table,
+ * so frames of theirs are still ours. Main thread.
  *
  * Invariant: XDP is attached, or being attached, whenever a connection is in the table; as a
  * change cannot be stopped, a connection may come while XDP is being detached, and it is
@@ -16,6 +17,14 @@
 
 #include "service/base/clock.h"
 #include "service/base/log.h"
+
+#define DEMAND_RETRY_NS NS_PER_S /* after a failure */
+
+/* Tell the applications. Pairs with the acquire load in core_prepare(). */
+static void demand_publish(struct slow *s, bool ready)
+{
+	atomic_store_explicit(&s->env.page->ready, ready, memory_order_release);
+}
 
 static bool demand_attach(struct slow *s)
 {
@@ -40,6 +49,9 @@ static void demand_changed(void *ctx, int revents)
 		log_warn("cannot attach XDP: %s: connections stay with Linux", strerror(-rc));
 	else
 		log_debug("XDP is %s", attached ? "attached" : "detached");
+	if (rc)
+		s->attach_failed_ns = s->now_ns;
+	demand_publish(s, attached);
 	if (!rc)
 		counter_add(&s->counters, attached ? CNT_XDP_ATTACH : CNT_XDP_DETACH, 1);
 	if (attached || rc)
@@ -65,6 +77,22 @@ bool demand_ready(struct slow *s)
 	return false;
 }
 
+void demand_prepare(struct slow *s)
+{
+	if (s->stopping || (s->attach_failed_ns && s->now_ns - s->attach_failed_ns < DEMAND_RETRY_NS))
+		return;
+	demand_ready(s);
+}
+
+static void demand_detach(struct slow *s)
+{
+	demand_publish(s, false);
+	if (!nic_detach(s->env.nic))
+		return;
+	demand_publish(s, true);
+	demand_empty(s); /* later */
+}
+
 static void demand_timer(void *ctx, uint64_t now_ns)
 {
 	struct slow *s = ctx;
@@ -75,8 +103,8 @@ static void demand_timer(void *ctx, uint64_t now_ns)
 		return;
 	if (now_ns < due_ns)
 		s->detach_timer = loop_timer(s->env.loop, due_ns - now_ns, 0, demand_timer, s);
-	else if (nic_detach(s->env.nic))
-		demand_empty(s); /* later */
+	else
+		demand_detach(s);
 }
 
 void demand_empty(struct slow *s)
@@ -88,15 +116,16 @@ void demand_empty(struct slow *s)
 
 int demand_open(struct slow *s)
 {
-	if (!nic_get_info(s->env.nic)->on_demand)
+	if (!nic_get_info(s->env.nic)->on_demand) {
+		demand_publish(s, true);
 		return 0;
+	}
 	s->attach_watch = loop_watch(s->env.loop, nic_attach_fd(s->env.nic), demand_changed, s);
 	if (s->attach_watch < 0)
 		return s->attach_watch;
 	/* it was attached to see that it can be */
 	s->empty_ns = s->now_ns;
-	if (nic_detach(s->env.nic))
-		demand_empty(s);
+	demand_detach(s);
 	return 0;
 }
 

@@ -222,6 +222,7 @@ struct slow {
 	/* timers; -1: not running */
 	int settle_timer, adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
 	uint64_t empty_ns; /* when the table became empty */
+	uint64_t attach_failed_ns;
 	uint32_t *pending; /* conns with a heartbeat in flight */
 	uint32_t npending;
 	bool probe_all; /* a change was notified: ask for every flow */
@@ -299,7 +300,8 @@ int demand_open(struct slow *s);
 void demand_close(struct slow *s);
 /* May an adoption begin? Else it waits for adopt_attached(). */
 bool demand_ready(struct slow *s);
-void demand_empty(struct slow *s); /* the last connection has left the table */
+void demand_prepare(struct slow *s); /* an adoption is going to come */
+void demand_empty(struct slow *s);   /* the last connection has left the table */
 
 /* leave.c */
 /*

@@ -422,6 +422,7 @@ int main(int argc, char **argv)
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s", argv[1]);
 	unlink(a.sun_path);
 	page_fd = memory(sizeof(*page), (void **)&page);
+	atomic_store(&page->ready, 1);
 	words_fd = memory(IPC_SLOTS * sizeof(uint64_t), NULL);
 	listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (bind(listen_fd, (struct sockaddr *)&a, sizeof(a)) || listen(listen_fd, 16)) {
