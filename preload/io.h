@@ -30,21 +30,21 @@ static inline size_t iov_total(const struct iovec *iov, int cnt)
 
 /*
  * A call on @fd: enter it, do it in Linux (@linux_call) or in the buffers (@fast_call, uses s), leave. @dontwait: the
- * call's own flags forbid blocking. @want: bytes asked for, looked at only if the call has brought some.
+ * call's own flags forbid blocking.
  */
-#define IO_CALL(fd, dir, dontwait, want, linux_call, fast_call)                     \
-	({                                                                          \
-		struct sock *s;                                                     \
-		enum io io_ = sock_enter(fd, dontwait, dir, &s);                    \
-		ssize_t n_ = -1;                                                    \
-                                                                                    \
-		if (io_ == IO_LINUX)                                                \
-			n_ = linux_call;                                            \
-		else if (io_ == IO_FAST)                                            \
-			n_ = fast_call;                                             \
-		if (s)                                                              \
-			sock_end(s, fd, io_, dir, n_, n_ > 0 ? (size_t)(want) : 0); \
-		n_;                                                                 \
+#define IO_CALL(fd, dir, dontwait, linux_call, fast_call)        \
+	({                                                       \
+		struct sock *s;                                  \
+		enum io io_ = sock_enter(fd, dontwait, dir, &s); \
+		ssize_t n_ = -1;                                 \
+                                                                 \
+		if (io_ == IO_LINUX)                             \
+			n_ = linux_call;                         \
+		else if (io_ == IO_FAST)                         \
+			n_ = fast_call;                          \
+		if (s)                                           \
+			sock_end(s, fd, io_, dir, n_);           \
+		n_;                                              \
 	})
 
 #endif

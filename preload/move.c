@@ -149,7 +149,7 @@ PUBLIC ssize_t sendfile(int out, int in, off_t *off, size_t len)
 {
 	if (unlikely(file_get_any(in)) && !off) /* a connection is no source, but for a pipe */
 		return splice(in, NULL, out, NULL, len, 0);
-	return IO_CALL(out, IO_OUT, false, len, libc()->sendfile(out, in, off, len), fast_sendfile(s, in, off, len));
+	return IO_CALL(out, IO_OUT, false, libc()->sendfile(out, in, off, len), fast_sendfile(s, in, off, len));
 }
 
 PUBLIC ssize_t sendfile64(int out, int in, off64_t *off, size_t len)
@@ -301,8 +301,8 @@ PUBLIC ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, size_t
 	bool dontwait = flags & SPLICE_F_NONBLOCK;
 
 	if (file_get_any(in))
-		return IO_CALL(in, IO_IN, dontwait, len, libc()->splice(in, in_off, out, out_off, len, flags),
+		return IO_CALL(in, IO_IN, dontwait, libc()->splice(in, in_off, out, out_off, len, flags),
 			       fast_splice_in(s, in, out, len, flags, offs));
-	return IO_CALL(out, IO_OUT, dontwait, len, libc()->splice(in, in_off, out, out_off, len, flags),
+	return IO_CALL(out, IO_OUT, dontwait, libc()->splice(in, in_off, out, out_off, len, flags),
 		       fast_splice_out(s, in, out, len, flags, offs));
 }

@@ -94,8 +94,7 @@ PUBLIC ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 		return libc()->recvmsg(fd, m, flags);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, msg_total(m), libc()->recvmsg(fd, m, flags),
-		       fast_recvmsg(s, m, flags));
+	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmsg(fd, m, flags), fast_recvmsg(s, m, flags));
 }
 
 /* The time is looked at between messages only, as in Linux. */
@@ -135,7 +134,7 @@ PUBLIC int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
 		return libc()->recvmmsg(fd, v, n, flags, timeout);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return (int)IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, 0, libc()->recvmmsg(fd, v, n, flags, timeout),
+	return (int)IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmmsg(fd, v, n, flags, timeout),
 			    fast_recvmmsg(s, v, n, flags, timeout));
 }
 
@@ -198,8 +197,7 @@ static ssize_t fast_sendmsg(struct sock *s, const struct msghdr *m, int flags)
 PUBLIC ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
 	prepare(fd, m, flags);
-	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, msg_total(m), libc()->sendmsg(fd, m, flags),
-		       fast_sendmsg(s, m, flags));
+	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, libc()->sendmsg(fd, m, flags), fast_sendmsg(s, m, flags));
 }
 
 static ssize_t fast_sendmmsg(struct sock *s, struct mmsghdr *v, unsigned n, int flags)
@@ -225,6 +223,6 @@ PUBLIC int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 	n = MIN(n, (unsigned)IOV_MAX);
 	for (unsigned i = 0; i < n && user_readable(&v[i], sizeof(*v)); i++)
 		prepare(fd, &v[i].msg_hdr, flags);
-	return (int)IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, 0, libc()->sendmmsg(fd, v, n, flags),
+	return (int)IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, libc()->sendmmsg(fd, v, n, flags),
 			    fast_sendmmsg(s, v, n, flags));
 }

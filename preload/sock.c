@@ -32,6 +32,8 @@
 #define SEND_NS NS_PER_S           /* a non-blocking send */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
 #define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
+#define BULK_BYTES 32768       /* so much at once is a one-way transfer */
+#define RETRY_BYTES 262144     /* a one-way transfer is tried again after so much */
 #define FIRST_LOOK_BYTES 4096  /* connect to the service not before a connection has moved this */
 
 _Atomic(struct core *) sock_core;
@@ -340,6 +342,21 @@ void sock_claim_start(struct sock *s)
 	core_context_arm(s->core, s->context);
 }
 
+/* The next attempt not before the connection has lived on for a while. */
+static void try_after(struct sock *s, uint32_t exchanges, uint64_t bytes)
+{
+	s->try_at = s->exchanges + exchanges;
+	s->try_bytes = s->bytes + bytes;
+}
+
+/* The longer the more have failed. */
+static void try_later(struct sock *s)
+{
+	uint32_t doubled = MIN(s->tries, 12u);
+
+	try_after(s, 16u << doubled, (uint64_t)RETRY_BYTES << doubled);
+}
+
 static void adopt_try(struct sock *s, int fd)
 {
 	int saved = errno;
@@ -355,7 +372,7 @@ static void adopt_try(struct sock *s, int fd)
 	}
 	if (!s->policy_known) {
 		if (!c)
-			s->try_at = s->exchanges + NO_SERVICE_EXCHANGES;
+			try_after(s, NO_SERVICE_EXCHANGES, RETRY_BYTES);
 		errno = saved;
 		return;
 	}
@@ -366,13 +383,13 @@ static void adopt_try(struct sock *s, int fd)
 			errno = saved;
 			return;
 		}
-		s->try_at = s->exchanges + (16u << MIN(s->tries, 12u)); /* when this attempt comes to nothing */
+		try_later(s); /* when this attempt comes to nothing */
 		s->tries++;
 		if (sock_state(s) == SOCK_LINUX && is_established(fd))
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !s->policy.accelerate) {
-		s->try_at = s->exchanges + (c ? 64 : NO_SERVICE_EXCHANGES);
+		try_after(s, c ? 64 : NO_SERVICE_EXCHANGES, RETRY_BYTES);
 	}
 	errno = saved;
 }
@@ -428,7 +445,10 @@ static void settle_returned(struct sock *s)
 {
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
-	s->try_at = s->keep_linux ? NEVER : s->exchanges + (16u << MIN(s->tries, 12u));
+	if (s->keep_linux)
+		s->try_at = NEVER;
+	else
+		try_later(s);
 	if (s->shut_rd) /* which the socket forgot when it was rebuilt */
 		libc()->shutdown(s->fd, SHUT_RD);
 	if (reason == IPC_REASON_MOVED) {
@@ -635,9 +655,9 @@ static void count(struct sock *s, int dir, ssize_t n)
  * A non-blocking one: where EAGAIN comes next anyway, or surprises nobody: after a send,
  * after a receive that would have blocked, or in the middle of a one-way transfer.
  */
-static bool is_moment(const struct sock *s, int dir, ssize_t n, size_t want)
+static bool is_moment(const struct sock *s, int dir, ssize_t n)
 {
-	if (s->exchanges < s->try_at)
+	if (s->exchanges < s->try_at && (s->try_at == NEVER || s->bytes < s->try_bytes))
 		return false;
 	if (s->policy_known ? s->exchanges <= s->policy.exchanges && s->bytes <= s->policy.bytes
 			    : !s->exchanges && s->bytes < FIRST_LOOK_BYTES)
@@ -646,10 +666,10 @@ static bool is_moment(const struct sock *s, int dir, ssize_t n, size_t want)
 		return n > 0;
 	if (n < 0)
 		return errno == EAGAIN;
-	return n > 0 && (!s->nonblock || (!s->exchanges && (size_t)n < want));
+	return n > 0 && (!s->nonblock || !s->exchanges || n >= BULK_BYTES);
 }
 
-void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t want)
+void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n)
 {
 	uint64_t held = FILE_REF + FILE_CALL;
 
@@ -660,7 +680,7 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t wan
 	if (io == IO_LINUX && dir) {
 		if (n > 0)
 			count(s, dir, n);
-		if (unlikely(is_moment(s, dir, n, want))) {
+		if (unlikely(is_moment(s, dir, n))) {
 			atomic_fetch_sub_explicit(&s->file.refs, FILE_CALL, memory_order_seq_cst);
 			held = FILE_REF;
 			adopt_try(s, fd);

@@ -90,7 +90,7 @@ struct sock {
 	/* counted by several threads; a count lost now and then does no harm */
 	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
 	_Atomic uint32_t exchanges, try_at, tries;
-	_Atomic uint64_t bytes;
+	_Atomic uint64_t bytes, try_bytes;
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
 	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
@@ -154,8 +154,8 @@ static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **o
 	}
 	return sock_begin(container_of(f, struct sock, file), fd, dontwait, dir, out);
 }
-/* Leave it. @n: its result; @want: bytes asked for. Counts exchanges, and may start the adoption. Keeps errno. */
-void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n, size_t want);
+/* Leave it. @n: its result. Counts exchanges, and may start the adoption. Keeps errno. */
+void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n);
 
 /* A tracked socket of any state with a reference, or NULL. */
 struct sock *sock_get(int fd);

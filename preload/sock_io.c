@@ -42,7 +42,7 @@ static ssize_t fast_read(struct sock *s, void *buf, size_t len)
 
 PUBLIC ssize_t read(int fd, void *buf, size_t len)
 {
-	return IO_CALL(fd, IO_IN, false, len, libc()->read(fd, buf, len), fast_read(s, buf, len));
+	return IO_CALL(fd, IO_IN, false, libc()->read(fd, buf, len), fast_read(s, buf, len));
 }
 
 static ssize_t fast_readv(struct sock *s, const struct iovec *iov, int cnt, int flags)
@@ -56,7 +56,7 @@ static ssize_t fast_readv(struct sock *s, const struct iovec *iov, int cnt, int 
 
 PUBLIC ssize_t readv(int fd, const struct iovec *iov, int cnt)
 {
-	return IO_CALL(fd, IO_IN, false, iov_total(iov, cnt), libc()->readv(fd, iov, cnt), fast_readv(s, iov, cnt, 0));
+	return IO_CALL(fd, IO_IN, false, libc()->readv(fd, iov, cnt), fast_readv(s, iov, cnt, 0));
 }
 
 static ssize_t fast_recv(struct sock *s, void *buf, size_t len, int flags)
@@ -76,7 +76,7 @@ PUBLIC ssize_t recv(int fd, void *buf, size_t len, int flags)
 		return libc()->recv(fd, buf, len, flags);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, len, libc()->recv(fd, buf, len, flags),
+	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recv(fd, buf, len, flags),
 		       fast_recv(s, buf, len, flags));
 }
 
@@ -101,7 +101,7 @@ PUBLIC ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockadd
 		return libc()->recvfrom(fd, buf, len, flags, addr, alen);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, len, libc()->recvfrom(fd, buf, len, flags, addr, alen),
+	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvfrom(fd, buf, len, flags, addr, alen),
 		       fast_recvfrom(s, buf, len, flags, addr, alen));
 }
 
@@ -116,7 +116,7 @@ PUBLIC ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t off, int 
 {
 	if (off != -1)
 		return libc()->preadv2(fd, iov, cnt, off, flags);
-	return IO_CALL(fd, IO_IN, flags & RWF_NOWAIT, iov_total(iov, cnt), libc()->preadv2(fd, iov, cnt, off, flags),
+	return IO_CALL(fd, IO_IN, flags & RWF_NOWAIT, libc()->preadv2(fd, iov, cnt, off, flags),
 		       fast_preadv2(s, iov, cnt, flags));
 }
 
@@ -162,7 +162,7 @@ static ssize_t fast_write(struct sock *s, const void *buf, size_t len)
 
 PUBLIC ssize_t write(int fd, const void *buf, size_t len)
 {
-	return IO_CALL(fd, IO_OUT, false, len, libc()->write(fd, buf, len), fast_write(s, buf, len));
+	return IO_CALL(fd, IO_OUT, false, libc()->write(fd, buf, len), fast_write(s, buf, len));
 }
 
 static ssize_t fast_writev(struct sock *s, const struct iovec *iov, int cnt, int flags)
@@ -176,8 +176,7 @@ static ssize_t fast_writev(struct sock *s, const struct iovec *iov, int cnt, int
 
 PUBLIC ssize_t writev(int fd, const struct iovec *iov, int cnt)
 {
-	return IO_CALL(fd, IO_OUT, false, iov_total(iov, cnt), libc()->writev(fd, iov, cnt),
-		       fast_writev(s, iov, cnt, 0));
+	return IO_CALL(fd, IO_OUT, false, libc()->writev(fd, iov, cnt), fast_writev(s, iov, cnt, 0));
 }
 
 static ssize_t fast_send(struct sock *s, const void *buf, size_t len, int flags)
@@ -193,7 +192,7 @@ PUBLIC ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
 	if (unlikely(flags & (MSG_OOB | MSG_ZEROCOPY)))
 		handback_send(fd, flags);
-	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, len, libc()->send(fd, buf, len, flags),
+	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, libc()->send(fd, buf, len, flags),
 		       fast_send(s, buf, len, flags));
 }
 
@@ -212,7 +211,7 @@ PUBLIC ssize_t sendto(int fd, const void *buf, size_t len, int flags, const stru
 {
 	if (unlikely(flags & (MSG_OOB | MSG_ZEROCOPY)))
 		handback_send(fd, flags);
-	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, len, libc()->sendto(fd, buf, len, flags, addr, alen),
+	return IO_CALL(fd, IO_OUT, flags & MSG_DONTWAIT, libc()->sendto(fd, buf, len, flags, addr, alen),
 		       fast_sendto(s, buf, len, flags, addr, alen));
 }
 
@@ -228,7 +227,7 @@ PUBLIC ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t off, int
 {
 	if (off != -1)
 		return libc()->pwritev2(fd, iov, cnt, off, flags);
-	return IO_CALL(fd, IO_OUT, flags & RWF_NOWAIT, iov_total(iov, cnt), libc()->pwritev2(fd, iov, cnt, off, flags),
+	return IO_CALL(fd, IO_OUT, flags & RWF_NOWAIT, libc()->pwritev2(fd, iov, cnt, off, flags),
 		       fast_pwritev2(s, iov, cnt, flags));
 }
 

@@ -18,13 +18,16 @@
 #include "service/base/clock.h"
 #include "service/base/log.h"
 
-#define DEMAND_RETRY_NS NS_PER_S /* after a failure */
+#define DEMAND_RETRY_NS NS_PER_S         /* after a failure */
+#define DEMAND_HOLD_NS (300 * NS_PER_MS) /* who asked for it must have time to notice */
 
 /* Tell the applications. Pairs with the acquire load in core_prepare(). */
 static void demand_publish(struct slow *s, bool ready)
 {
 	atomic_store_explicit(&s->env.page->ready, ready, memory_order_release);
 }
+
+static void demand_timer(void *ctx, uint64_t now_ns);
 
 static bool demand_attach(struct slow *s)
 {
@@ -33,6 +36,34 @@ static bool demand_attach(struct slow *s)
 	if (rc)
 		log_warn("cannot begin to attach XDP: %s", strerror(-rc));
 	return !rc;
+}
+
+/* The table is empty; take XDP off when it has stayed so, and a connection is not expected for @hold_ns any more. */
+static void demand_expect(struct slow *s, uint64_t hold_ns)
+{
+	s->detach_due_ns = s->now_ns + MAX(s->cfg->detach_ms * NS_PER_MS, hold_ns);
+	if (s->detach_timer < 0 && s->attach_watch >= 0 && !s->stopping)
+		s->detach_timer = loop_timer(s->env.loop, s->detach_due_ns - s->now_ns, 0, demand_timer, s);
+}
+
+void demand_empty(struct slow *s)
+{
+	demand_expect(s, 0);
+}
+
+/* A change is done, or failed: said once, however often applications ask. */
+static void demand_note(struct slow *s, int rc, bool attached)
+{
+	demand_publish(s, attached);
+	if (rc) {
+		if (!s->attach_failed_ns)
+			log_warn("cannot attach XDP: %s: connections stay with Linux", strerror(-rc));
+		s->attach_failed_ns = s->now_ns;
+		return;
+	}
+	s->attach_failed_ns = 0;
+	log_debug("XDP is %s", attached ? "attached" : "detached");
+	counter_add(&s->counters, attached ? CNT_XDP_ATTACH : CNT_XDP_DETACH, 1);
 }
 
 static void demand_changed(void *ctx, int revents)
@@ -45,21 +76,13 @@ static void demand_changed(void *ctx, int revents)
 	if (rc == -EINPROGRESS)
 		return;
 	s->now_ns = clock_now_ns();
-	if (rc)
-		log_warn("cannot attach XDP: %s: connections stay with Linux", strerror(-rc));
-	else
-		log_debug("XDP is %s", attached ? "attached" : "detached");
-	if (rc)
-		s->attach_failed_ns = s->now_ns;
-	demand_publish(s, attached);
-	if (!rc)
-		counter_add(&s->counters, attached ? CNT_XDP_ATTACH : CNT_XDP_DETACH, 1);
+	demand_note(s, rc, attached);
 	if (attached || rc)
 		adopt_attached(s, rc);
 	else if (s->list_head != SLOW_NONE && !demand_attach(s))
 		adopt_attached(s, -EAGAIN);
 	if (s->list_head == SLOW_NONE)
-		demand_empty(s);
+		demand_expect(s, attached ? DEMAND_HOLD_NS : 0);
 }
 
 bool demand_ready(struct slow *s)
@@ -96,22 +119,14 @@ static void demand_detach(struct slow *s)
 static void demand_timer(void *ctx, uint64_t now_ns)
 {
 	struct slow *s = ctx;
-	uint64_t due_ns = s->empty_ns + s->cfg->detach_ms * NS_PER_MS;
 
 	s->detach_timer = -1;
 	if (s->list_head != SLOW_NONE || s->stopping || nic_attachment(s->env.nic) != NIC_ATTACHED)
 		return;
-	if (now_ns < due_ns)
-		s->detach_timer = loop_timer(s->env.loop, due_ns - now_ns, 0, demand_timer, s);
+	if (now_ns < s->detach_due_ns)
+		s->detach_timer = loop_timer(s->env.loop, s->detach_due_ns - now_ns, 0, demand_timer, s);
 	else
 		demand_detach(s);
-}
-
-void demand_empty(struct slow *s)
-{
-	s->empty_ns = s->now_ns;
-	if (s->detach_timer < 0 && s->attach_watch >= 0 && !s->stopping)
-		s->detach_timer = loop_timer(s->env.loop, s->cfg->detach_ms * NS_PER_MS, 0, demand_timer, s);
 }
 
 int demand_open(struct slow *s)
@@ -124,7 +139,7 @@ int demand_open(struct slow *s)
 	if (s->attach_watch < 0)
 		return s->attach_watch;
 	/* it was attached to see that it can be */
-	s->empty_ns = s->now_ns;
+	s->detach_due_ns = s->now_ns;
 	demand_detach(s);
 	return 0;
 }

@@ -221,7 +221,7 @@ struct slow {
 
 	/* timers; -1: not running */
 	int settle_timer, adopt_timer, verdict_timer, heartbeat_timer, cc_timer, sweep_timer, detach_timer;
-	uint64_t empty_ns; /* when the table became empty */
+	uint64_t detach_due_ns; /* if the table is empty until then */
 	uint64_t attach_failed_ns;
 	uint32_t *pending; /* conns with a heartbeat in flight */
 	uint32_t npending;
