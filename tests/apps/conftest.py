@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 spec = importlib.util.spec_from_file_location("net_conftest", os.path.join(NET, "conftest.py"))
 net = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(net)
+from apps import lab_for  # noqa: E402
 
 pytest_configure = net.pytest_configure
 pytest_runtest_makereport = net.pytest_runtest_makereport
@@ -40,7 +41,7 @@ def mode(request):
 
 @pytest.fixture
 def lab(mode, make_lab):
-    return make_lab(mode)
+    return lab_for(make_lab, mode)
 
 
 @pytest.hookimpl(hookwrapper=True)

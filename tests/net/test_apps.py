@@ -12,6 +12,12 @@ from lab import FastShare, scale
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 
+@pytest.fixture(params=["shared", "exclusive"])
+def lab(request, make_lab):
+    """XDP stays attached: a share is judged, and short work would be over before it is there."""
+    return make_lab(request.param, config={"nic": {"attach": "always"}})
+
+
 def memcached_call(f, sock, data, end=b"\r\n"):
     sock.sendall(data)
     line = f.readline()

@@ -12,6 +12,12 @@ from lab import FastShare, scale
 PORT = 6379
 
 
+@pytest.fixture(params=["shared", "exclusive"])
+def lab(request, make_lab):
+    """XDP stays attached: a share is judged, and short work would be over before it is there."""
+    return make_lab(request.param, config={"nic": {"attach": "always"}})
+
+
 def server_argv(bind):
     return ["redis-server", "--port", PORT, "--bind", bind, "--save", "", "--appendonly", "no", "--protected-mode",
             "no", "--daemonize", "no"]
