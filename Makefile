@@ -224,6 +224,10 @@ check-san: all tools
 	@cp -f build/tests/net/* build-san/tests/net/ && ln -sf libtapas.so build-san/libtapas.so.1
 	@$(ASAN_ENV) TAPAS_BUILD=$(abspath build-san) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net \
 		--deselect tests/net/test_idle.py $(PYTEST_ARGS)
+	@mkdir -p build-address/tests/net && cp -f build/tests/net/* build-address/tests/net/
+	@ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 TAPAS_BUILD=$(abspath build-address) \
+		TAPAS_ASAN_LIBRARY=$$(readlink -f $$($(CC) -print-file-name=libasan.so)) \
+		/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/apps $(PYTEST_ARGS)
 
 setup:
 	@sh tests/setup.sh

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from lab import BUILD, FULL, FastShare, scale  # noqa: F401: scale is for the tests
+from lab import BUILD, FULL, FastShare, run_prefix, scale  # noqa: F401: scale is for the tests
 
 SERVERS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "servers")
 FIGURES = os.path.join(BUILD, "apps.json")
@@ -120,7 +120,7 @@ def accelerated_as(lab, user, argv):
         os.makedirs(where)
         for name in ("tapas", "libtapas-preload.so"):
             shutil.copy(os.path.join(BUILD, name), where)
-    return as_user(user, [os.path.join(where, "tapas"), "run", *argv])
+    return as_user(user, [*run_prefix(where), *argv])
 
 
 def own_dir(lab, name, user=None):

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from apps import BUILD, carried, data_of, need, own_dir, scale, write
-from lab import wait_for
+from apps import carried, data_of, need, own_dir, scale, write
+from lab import run_prefix, wait_for
 
 SSH = "an interactive protocol over processes that inherit the connection"
 
@@ -204,7 +204,7 @@ def test_git_daemon(lab, who):
     else:
         lab.spawn(lab.client, server, env=env)
         wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :9418"]).stdout, 10, "git daemon")
-        host, prefix = lab.server, [] if lab.plain else [os.path.join(BUILD, "tapas"), "run"]
+        host, prefix = lab.server, [] if lab.plain else run_prefix()
     clone = os.path.join(lab.dir, "clone")
     with carried(lab, "git daemon, %s" % who, connections=2):
         host.run([*prefix, git, "clone", "-q", "git://%s/r" % addr, clone], env=env)

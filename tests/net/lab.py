@@ -24,6 +24,8 @@ import time
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.environ.get("TAPAS_BUILD", os.path.join(ROOT, "build"))
 PLAIN = os.environ.get("TAPAS_PLAIN", "") not in ("", "0")
+# the sanitizer's library, if the interposition library is built with one: it must come first
+ASAN_LIBRARY = os.environ.get("TAPAS_ASAN_LIBRARY", "")
 FULL = os.environ.get("TAPAS_FULL", "") not in ("", "0")
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
@@ -238,6 +240,13 @@ class Host:
         subprocess.run(["ip", "netns", "del", self.name], stderr=subprocess.DEVNULL)
 
 
+def run_prefix(where=BUILD):
+    """What makes a command accelerated: `tapas run`, or, with a sanitizer, what it does."""
+    if not ASAN_LIBRARY:
+        return [os.path.join(where, "tapas"), "run"]
+    return ["env", "LD_PRELOAD=%s:%s" % (ASAN_LIBRARY, os.path.join(where, "libtapas-preload.so"))]
+
+
 class Lab:
     """mode: "plain" (no service), "shared" or "exclusive".
 
@@ -412,7 +421,7 @@ class Lab:
         """Start a program; with ready, wait until its standard output has that text."""
         argv = list(map(str, argv))
         if accelerated:
-            argv = [os.path.join(BUILD, "tapas"), "run", *argv]
+            argv = [*run_prefix(), *argv]
         p = host.popen(argv, env=env or self.env(), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.procs.append(p)
         if ready:
@@ -465,7 +474,7 @@ class Lab:
     def run_accelerated(self, argv, timeout=120, check=True, **kw):
         """A program on the service's host, accelerated (unless the lab is plain), to its end."""
         if self.mode != "plain":
-            argv = [os.path.join(BUILD, "tapas"), "run", *argv]
+            argv = [*run_prefix(), *argv]
         return self.server.run(argv, env=self.env(), timeout=timeout, check=check, **kw)
 
     def connect(self, port, source=None, timeout=5.0):

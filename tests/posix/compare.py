@@ -131,7 +131,7 @@ def run_batch(lab, cases, ctl, subdir):
                   POSIX_FAST="0" if lab.plain else "1", POSIX_BUILD=os.path.dirname(CASES))
     argv = [CASES, "batch", directory, JOBS, *[c.name for c in cases]]
     if not lab.plain:
-        argv = [os.path.join(labs.BUILD, "tapas"), "run", *argv]
+        argv = [*labs.run_prefix(), *argv]
     r = lab.server.run(argv, env=env, timeout=LIMIT_S, check=False)
     assert r.returncode == 0, "posix_cases batch: %s %s" % (r.stdout[-500:], r.stderr[-500:])
     return {c.name: Outcome(c, directory, lab.plain) for c in cases}
