@@ -150,6 +150,7 @@ struct ipc_page {
 	X(RELEASED, "released", "given back by the administrator (tapas release)")               \
 	X(HANDED_BACK, "handed-back", "the program used it in a way that only Linux sees")       \
 	X(STRAY, "stray", "something wrote to the socket past the library")                      \
+	X(URGENT, "urgent", "the peer sent urgent data, which only Linux's socket has")          \
 	X(MOVED, "moved", "another process has taken it over")                                   \
 	X(RETRY, "retry", "another transaction on it was running")                               \
 	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \
