@@ -20,6 +20,7 @@
 #include <pthread.h>
 
 #include "preload/epoll.h"
+#include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
 
@@ -285,7 +286,7 @@ static int ep_call(struct ep_call *call)
 	f = file_get(call->epfd);
 	if (f && f->type == FILE_LENT)
 		lend_use(f, call->epfd);
-	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS)
+	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS && user_mask_ok(call->mask))
 		n = ep_wait(container_of(f, struct ep, file), call);
 	else
 		n = foreign_wait(call);
