@@ -125,6 +125,8 @@ static void input_perform(struct fast_thread *t, struct flow *f, const struct in
 		app_delivered(t, f);
 	if (r->action & RX_FIN_RCVD)
 		app_status(t, f);
+	else if (r->action & RX_FIN_ACKED)
+		app_fin_acked(t, f);
 	if (r->action & RX_CHALLENGE && fast_challenge_ok(f, t->now_ns)) {
 		thread_count(t, CNT_ACK_CHALLENGE, 1);
 		tx_ack(t, f);

@@ -127,6 +127,7 @@ bool app_dirty_run(struct fast_thread *t);
 void app_refresh(struct fast_thread *t, struct flow *f);
 /* Publish status (and error) / positions, ring the context. */
 void app_status(struct fast_thread *t, struct flow *f);
+void app_fin_acked(struct fast_thread *t, struct flow *f); /* status alone: nobody waits for it */
 /* Close the application's record: reads it for the last time and tells the slot IPC_PAUSED. False: it was bad. */
 bool app_freeze(struct fast_thread *t, struct flow *f);
 void app_delivered(struct fast_thread *t, struct flow *f);
