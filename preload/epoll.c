@@ -20,10 +20,11 @@
 #include <pthread.h>
 
 #include "preload/epoll.h"
+#include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
 
-#define MERGE_EVERY 8 /* while there are adopted sockets' events, the kernel is asked every so many calls */
+#define MERGE_EVERY 8 /* while there are adopted sockets' events, the kernel is asked first every so many calls */
 #define MAX_EVENTS ((int)(INT_MAX / sizeof(struct epoll_event))) /* as Linux */
 
 struct ep_call {
@@ -141,8 +142,8 @@ static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 }
 
 /*
- * What there is now. Now and then the kernel's set goes first, so that busy adopted sockets do
- * not starve it, nor it them.
+ * What there is now: adopted sockets, then, if there is room, what the kernel's set holds. Now
+ * and then the kernel's set goes first, so that busy adopted sockets do not starve it, nor it them.
  */
 static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tree)
 {
@@ -158,7 +159,7 @@ static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tr
 		ep_take(ep);
 	if (atomic_load_explicit(&ep->nready, memory_order_relaxed)) {
 		first = turn % (tree->wide ? 2 : MERGE_EVERY) == 0;
-		later = !first && tree->wide;
+		later = !first && (tree->wide || ep_has_kernel(ep));
 	} else {
 		first = tree->wide || !call->deadline; /* the sleeping call asks the kernel */
 		later = false;
@@ -285,7 +286,7 @@ static int ep_call(struct ep_call *call)
 	f = file_get(call->epfd);
 	if (f && f->type == FILE_LENT)
 		lend_use(f, call->epfd);
-	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS)
+	if (f && f->type == FILE_EPOLL && call->max > 0 && call->max <= MAX_EVENTS && user_mask_ok(call->mask))
 		n = ep_wait(container_of(f, struct ep, file), call);
 	else
 		n = foreign_wait(call);

@@ -21,6 +21,7 @@ struct ep {
 	struct item_list ready;
 	struct item *all;
 	_Atomic uint32_t nready, users; /* users: items in USER */
+	_Atomic uint32_t items, others; /* all items; the kernel's other members, or more: a close is not seen */
 	_Atomic uint32_t plain, apart;  /* threads that sleep: in its kernel set; beside it (mixed) */
 	_Atomic uint32_t inside;        /* threads that may have events of the kernel's set which nobody has seen yet */
 	_Atomic uint32_t turns;
@@ -64,6 +65,14 @@ static inline bool ep_has_sleepers(struct ep *ep)
 	/* pairs with the increments in epoll.c, after which the ready list is looked at */
 	return atomic_load_explicit(&ep->plain, memory_order_seq_cst) ||
 	       atomic_load_explicit(&ep->apart, memory_order_seq_cst);
+}
+
+/* May the kernel's set hold anything of the application's? */
+static inline bool ep_has_kernel(struct ep *ep)
+{
+	return atomic_load_explicit(&ep->others, memory_order_relaxed) ||
+	       atomic_load_explicit(&ep->items, memory_order_relaxed) !=
+		       atomic_load_explicit(&ep->users, memory_order_relaxed);
 }
 
 /* ---- instance.c ---- */

@@ -98,6 +98,7 @@ static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct
 	if (ep->all)
 		ep->all->all_prev = it;
 	ep->all = it;
+	atomic_fetch_add_explicit(&ep->items, 1, memory_order_relaxed);
 	atomic_store_explicit(&it->owner, ep, memory_order_release);
 	lock_drop(&ep->lock);
 	item_link(s, it, ev->events & EPOLLEXCLUSIVE);
@@ -124,6 +125,7 @@ void item_remove(struct item *it)
 		it->all_next->all_prev = it->all_prev;
 	if (it->where == ITEM_USER)
 		atomic_fetch_sub_explicit(&ep->users, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&ep->items, 1, memory_order_relaxed);
 	it->where = ITEM_NONE;
 	it->tag = (it->tag + TAG_LIFE) & ~((TAG_LIFE - 1) ^ (TAG_REG - 1));
 	atomic_store_explicit(&it->owner, NULL, memory_order_release);
@@ -380,44 +382,52 @@ static int ctl_sock(struct ep *ep, struct sock *s, int op, int fd, const struct 
 	return op == EPOLL_CTL_DEL ? ctl_del(ep, s, fd) : fail(EINVAL);
 }
 
+/* An epoll instance @in was put into, or taken out of, @outer (NULL: one that we cannot see). */
+static void ctl_nest(struct ep *outer, struct ep *in, int op, int fd)
+{
+	if (outer && op == EPOLL_CTL_DEL)
+		nest_remove(outer, in, fd);
+	else if (outer && !nest_add(outer, in, fd))
+		atomic_store_explicit(&in->alone, true, memory_order_relaxed);
+	else if (!outer && op == EPOLL_CTL_ADD)
+		ep_lend(in);
+}
+
+static void ctl_count(struct ep *ep, int op)
+{
+	uint32_t n = atomic_load_explicit(&ep->others, memory_order_relaxed);
+
+	if (op == EPOLL_CTL_ADD)
+		atomic_fetch_add_explicit(&ep->others, 1, memory_order_relaxed);
+	while (op == EPOLL_CTL_DEL && n && /* it need not be one that was counted */
+	       !atomic_compare_exchange_weak_explicit(&ep->others, &n, n - 1, memory_order_relaxed,
+						      memory_order_relaxed))
+		;
+}
+
 /* A file that is not a tracked socket: the kernel's alone, but we must know which instances are in which. */
 static int ctl_other(int epfd, int op, int fd, struct epoll_event *ev)
 {
-	struct file *f = file_get(fd), *outer;
+	struct file *f = file_get(fd), *outer = file_get(epfd);
+	struct ep *out = outer && outer->type == FILE_EPOLL ? container_of(outer, struct ep, file) : NULL;
 	int ret;
 
-	outer = file_get(epfd);
 	if (outer && outer->type == FILE_LENT)
 		lend_use(outer, epfd);
-	if (outer)
-		file_put(outer);
-	if (!f || f->type == FILE_LENT) {
-		if (f)
-			lend_use(f, fd);
+	if (f && f->type == FILE_LENT)
+		lend_use(f, fd);
+	if (f && f->type != FILE_LENT && f->type != FILE_EPOLL)
+		ret = fail(EBADF); /* one of our own */
+	else
 		ret = libc()->epoll_ctl(epfd, op, fd, ev);
-		if (f)
-			file_put(f);
-		return ret;
-	}
-	if (f->type != FILE_EPOLL) {
-		file_put(f);
-		return fail(EBADF); /* one of our own */
-	}
-	ret = libc()->epoll_ctl(epfd, op, fd, ev);
-	outer = !ret && op != EPOLL_CTL_MOD ? file_get(epfd) : NULL;
-	if (outer && outer->type == FILE_EPOLL) {
-		struct ep *in = container_of(f, struct ep, file), *out = container_of(outer, struct ep, file);
-
-		if (op == EPOLL_CTL_DEL)
-			nest_remove(out, in, fd);
-		else if (!nest_add(out, in, fd))
-			atomic_store_explicit(&in->alone, true, memory_order_relaxed);
-	} else if (!ret && op == EPOLL_CTL_ADD) {
-		ep_lend(container_of(f, struct ep, file)); /* in an instance that we cannot see */
-	}
+	if (!ret && out)
+		ctl_count(out, op);
+	if (!ret && f && f->type == FILE_EPOLL && op != EPOLL_CTL_MOD)
+		ctl_nest(out, container_of(f, struct ep, file), op, fd);
 	if (outer)
 		file_put(outer);
-	file_put(f);
+	if (f)
+		file_put(f);
 	return ret;
 }
 

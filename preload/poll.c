@@ -287,7 +287,7 @@ PUBLIC int ppoll(struct pollfd *array, nfds_t n, const struct timespec *timeout,
 	struct pollfd *fds = hidden(array);
 	uint64_t deadline;
 
-	if (!is_ours(fds, n) || !wait_until(timeout, &deadline))
+	if (!is_ours(fds, n) || !wait_until(timeout, &deadline) || !user_mask_ok(mask))
 		return libc()->ppoll(fds, n, timeout, mask);
 	return poll_until(fds, n, deadline, mask);
 }

@@ -192,7 +192,7 @@ PUBLIC int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct times
 	uint64_t deadline;
 	int size = n;
 
-	if (n <= 0 || !select_is_ours(&size, rd, wr, ex) || !wait_until(timeout, &deadline))
+	if (n <= 0 || !select_is_ours(&size, rd, wr, ex) || !wait_until(timeout, &deadline) || !user_mask_ok(mask))
 		return libc()->pselect(n, rd, wr, ex, timeout, mask);
 	return select_call(size, rd, wr, ex, deadline, mask);
 }

@@ -445,7 +445,7 @@ static void settle_returned(struct sock *s)
 {
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
-	if (s->keep_linux)
+	if (s->keep_linux || reason == IPC_REASON_URGENT)
 		s->try_at = NEVER;
 	else
 		try_later(s);

@@ -176,7 +176,7 @@ static bool shutdown_begin(struct sock *s)
 PUBLIC int shutdown(int fd, int how)
 {
 	struct sock *s = sock_get(fd);
-	bool fast;
+	bool fast, over;
 	int ret;
 
 	if (!s)
@@ -190,7 +190,12 @@ PUBLIC int shutdown(int fd, int how)
 			s->shut_rd = true;
 		lock_drop(&s->tx_lock);
 	}
+	over = fast && (stream_status(&s->st) & IPC_ST_OVER);
 	ret = libc()->shutdown(fd, how);
+	if (over && !ret) { /* the kernel's socket is just being told */
+		errno = ENOTCONN;
+		ret = -1;
+	}
 	if (fast) {
 		/* release: the shutdown is done; pairs with the look of the service before it rebuilds */
 		atomic_fetch_sub_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_release);

@@ -23,8 +23,6 @@
 #define SYS_epoll_pwait2 441
 #endif
 
-#define KERNEL_SIGSET 8 /* bytes of the kernel's sigset_t */
-
 long __wrap_syscall(long nr, ...);
 
 struct args {
@@ -69,9 +67,9 @@ static bool mask_get(const void *raw, size_t size, sigset_t *mask)
 	sigemptyset(mask);
 	if (!raw)
 		return true;
-	if (size != KERNEL_SIGSET || !user_readable(raw, size))
+	if (size != USER_SIGSET || !user_readable(raw, size))
 		return false;
-	memcpy(mask, raw, KERNEL_SIGSET);
+	memcpy(mask, raw, USER_SIGSET);
 	return true;
 }
 

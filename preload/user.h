@@ -11,6 +11,14 @@
 bool user_readable(const void *p, size_t len);
 bool user_writable(const void *p, size_t len);
 
+#define USER_SIGSET 8 /* bytes of a signal mask that the kernel reads */
+
+/* What Linux checks before it looks at anything that is waited for. @mask may be NULL. */
+static inline bool user_mask_ok(const void *mask)
+{
+	return !mask || user_readable(mask, USER_SIGSET);
+}
+
 #define USER_TOP ((1ull << 47) - 4096) /* of an application's addresses */
 
 /* What the kernel checks of a buffer before it does anything: that it lies in the application's half of the world. */

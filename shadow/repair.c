@@ -14,6 +14,7 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -135,11 +136,19 @@ static int repair_read_info(int fd, struct sock_state *st)
 	return 0;
 }
 
+/* Is an urgent byte there that the application has not taken? Only this socket tells it where. */
+static bool repair_is_urgent(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLPRI};
+
+	return poll(&p, 1, 0) > 0 && p.revents & POLLPRI;
+}
+
 static int repair_read(int fd, struct sock_state *st)
 {
 	socklen_t len = sizeof st->congestion;
 	struct repair_counts c;
-	int rc = repair_read_info(fd, st);
+	int rc = repair_is_urgent(fd) ? IPC_REASON_URGENT : repair_read_info(fd, st);
 
 	if (!rc)
 		rc = repair_get(fd, TCP_TIMESTAMP, &st->ts_now, sizeof st->ts_now);

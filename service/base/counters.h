@@ -26,7 +26,7 @@
 	X(ACK_SENT, "ack_sent", "segments without payload sent")                                \
 	X(ACK_CHALLENGE, "ack_challenge", "challenge ACKs sent (RFC 5961)")                     \
 	X(ECN_CE, "ecn_ce", "segments received with CE")                                        \
-	X(RX_URG, "rx_urgent", "segments with URG, taken in line")                              \
+	X(RX_URG, "rx_urgent", "segments with URG that sent a connection to Linux")             \
 	/* drops, each with a named reason */                                                   \
 	X(DROP_PARSE, "drop_parse", "frames that the parser refused")                           \
 	X(DROP_MAC, "drop_mac", "frames of a flow, but for another MAC address")                \
@@ -37,6 +37,7 @@
 	X(DROP_OOO, "drop_out_of_order", "out-of-order segments that did not fit the interval") \
 	X(DROP_BUFFER, "drop_buffer", "segments that did not fit the receive buffer")           \
 	X(DROP_MUTED, "drop_muted", "segments of flows that Linux does not let pass")           \
+	X(DROP_URGENT, "drop_urgent", "segments with URG while it could not be given back")     \
 	X(DROP_UP_FULL, "drop_up_full", "frames lost because the slow path was behind")         \
 	X(DROP_TX_FULL, "drop_tx_full", "frames not sent: the transmit ring was full")          \
 	X(CAPTURE_LOST, "capture_lost", "frames that a running capture missed")                 \

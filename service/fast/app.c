@@ -128,23 +128,33 @@ static void app_ring(struct fast_thread *t, struct flow *f)
 	t->wakes[f->app / 64] |= 1ull << (f->app % 64);
 }
 
-static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state)
+static void app_state_store(struct fast_thread *t, struct flow *f, enum ipc_state state)
 {
 	struct ipc_slot *s = thread_slot(t, f);
 	uint32_t status = state | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
 			  (f->flags & FLOW_DEAD ? IPC_ST_ERROR : 0) | (f->flags & FLOW_MUTED ? IPC_ST_MUTED : 0) |
-			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0);
+			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0) | (flow_time_wait(f) ? IPC_ST_OVER : 0);
 
 	if (f->flags & FLOW_DEAD)
 		atomic_store_explicit(&s->error, f->error, memory_order_relaxed);
 	/* pairs with the application's acquire load: positions and error were stored before */
 	atomic_store_explicit(&s->status, status, memory_order_release);
+}
+
+static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state)
+{
+	app_state_store(t, f, state);
 	app_ring(t, f);
 }
 
 void app_status(struct fast_thread *t, struct flow *f)
 {
 	app_state(t, f, IPC_FAST);
+}
+
+void app_fin_acked(struct fast_thread *t, struct flow *f)
+{
+	app_state_store(t, f, IPC_FAST);
 }
 
 void app_delivered(struct fast_thread *t, struct flow *f)

@@ -193,6 +193,8 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 		flow_fail(t, f, (int)c->error, cmd == CMD_ABORT, false);
 	} else if (cmd == CMD_ACK) {
 		tx_ack(t, f);
+	} else if (cmd == CMD_STAY) {
+		f->flags &= ~FLOW_URGENT;
 	} else if (cmd == CMD_MSS) {
 		command_mss(t, f, c->value);
 	}

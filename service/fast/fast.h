@@ -101,12 +101,13 @@ enum fast_cmd {
 	CMD_RX_FRAME, /* a frame that was held: process as if it had just arrived */
 	CMD_TX_FRAME, /* a whole frame for the wire, as it is */
 	CMD_MUTE,
-	CMD_UNMUTE,   /* struct cmd_flow: Linux's verdict. Muted: nothing in, nothing out, timers keep running */
-	CMD_CLOSE,    /* struct cmd_flow: Linux closed the sending side: FIN after what the application has written */
-	CMD_ORPHAN,   /* struct cmd_flow: last close: as CMD_CLOSE, and unread or new data draws RST; slot is dead */
-	CMD_ABORT,    /* struct cmd_flow, error: send RST on the wire, tell the application `error` */
-	CMD_DEAD,     /* struct cmd_flow, error: tell the application, send nothing */
-	CMD_ACK,      /* struct cmd_flow: send an ACK now (challenge) */
+	CMD_UNMUTE, /* struct cmd_flow: Linux's verdict. Muted: nothing in, nothing out, timers keep running */
+	CMD_CLOSE,  /* struct cmd_flow: Linux closed the sending side: FIN after what the application has written */
+	CMD_ORPHAN, /* struct cmd_flow: last close: as CMD_CLOSE, and unread or new data draws RST; slot is dead */
+	CMD_ABORT,  /* struct cmd_flow, error: send RST on the wire, tell the application `error` */
+	CMD_DEAD,   /* struct cmd_flow, error: tell the application, send nothing */
+	CMD_ACK,    /* struct cmd_flow: send an ACK now (challenge) */
+	CMD_STAY,   /* struct cmd_flow: after UP_URGENT: it cannot be given back now, its frames are the flow's again */
 	CMD_TEMPLATE, /* struct cmd_template */
 	CMD_MSS,      /* struct cmd_flow, value: payload bytes per segment from now on */
 	CMD_APP_ADD,  /* struct fast_app */
@@ -130,8 +131,10 @@ struct cmd_template {
 /* ---- up: fast thread -> slow path ---- */
 
 enum fast_up {
-	UP_NO_FLOW,   /* struct up_frame: not in the flow table: held (adopting), Linux's, or relayed */
-	UP_RARE,      /* struct up_frame: of an installed flow, for Linux to judge: SYN, RST, ICMP error */
+	UP_NO_FLOW, /* struct up_frame: not in the flow table: held (adopting), Linux's, or relayed */
+	UP_RARE,    /* struct up_frame: of an installed flow, for Linux to judge: SYN, RST, ICMP error */
+	UP_URGENT, /* struct up_frame: with urgent data, not acknowledged. It and the flow's later frames, which follow as
+			 UP_NO_FLOW, are Linux's; answered by CMD_FREEZE or CMD_STAY */
 	UP_CAPTURE,   /* struct up_frame */
 	UP_FIN_RCVD,  /* struct up_flow: peer's FIN arrived in order and was acknowledged */
 	UP_FIN_ACKED, /* struct up_flow: peer acknowledged our FIN */

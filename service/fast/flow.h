@@ -49,6 +49,7 @@ enum flow_flag {
 	FLOW_DELACK = 1u << 15,     /* an ACK is owed, delayed */
 	FLOW_SLOW_START = 1u << 16, /* limits allow cwnd to grow */
 	FLOW_CORK_OVER = 1u << 17,  /* corked for 200 ms: the partial segment goes */
+	FLOW_URGENT = 1u << 18,     /* urgent data came: this and later frames go up, the slow path gives it back */
 	FLOW_TIMED = 1u << 19,      /* a segment is being timed for RTT */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
@@ -120,6 +121,7 @@ struct flow {
 
 	/* cold */
 	uint64_t challenge_ns; /* last challenge ACK */
+	uint64_t urgent_ns;    /* last told the slow path of urgent data */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context;
 	uint32_t want; /* IPC_WANT_* */

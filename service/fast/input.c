@@ -82,9 +82,25 @@ static void input_count(struct fast_thread *t, struct flow *f, const struct rx_r
 	}
 }
 
+/* Urgent data are Linux's, and what follows them: nothing of it is acknowledged here. */
+static void input_urgent(struct fast_thread *t, struct flow *f, const struct frame *frame)
+{
+	if (f->urgent_ns && t->now_ns - f->urgent_ns < FAST_URGENT_NS) {
+		thread_count(t, CNT_DROP_URGENT, 1);
+		return;
+	}
+	if (!up_frame(t, UP_URGENT, f, frame->data, frame->len, false))
+		return; /* the peer sends it again */
+	thread_count(t, CNT_RX_URG, 1);
+	f->urgent_ns = t->now_ns;
+	f->flags |= FLOW_URGENT;
+}
+
 /* What goes to the slow path: frames that Linux judges, FINs. */
 static void input_up(struct fast_thread *t, struct flow *f, const struct frame *frame, uint32_t action)
 {
+	if (action & RX_URGENT)
+		input_urgent(t, f, frame);
 	if (action & RX_UP_RARE)
 		up_frame(t, UP_RARE, f, frame->data, frame->len, false);
 	if (action & RX_FIN_RCVD)
@@ -109,6 +125,8 @@ static void input_perform(struct fast_thread *t, struct flow *f, const struct in
 		app_delivered(t, f);
 	if (r->action & RX_FIN_RCVD)
 		app_status(t, f);
+	else if (r->action & RX_FIN_ACKED)
+		app_fin_acked(t, f);
 	if (r->action & RX_CHALLENGE && fast_challenge_ok(f, t->now_ns)) {
 		thread_count(t, CNT_ACK_CHALLENGE, 1);
 		tx_ack(t, f);
@@ -141,8 +159,6 @@ static void input_segment(struct fast_thread *t, struct flow *f, const struct in
 	}
 	if (unlikely(s->ecn == 3))
 		thread_count(t, CNT_ECN_CE, 1);
-	if (unlikely(s->flags & TCP_URG))
-		thread_count(t, CNT_RX_URG, 1);
 	if (unlikely(fast_rx_ce_changes(f, s)) && s->seq == flow_rcv_nxt(f))
 		tx_ack(t, f);
 	fast_rx(f, s, &env, &r);
@@ -177,6 +193,8 @@ static void input_one(struct fast_thread *t, const struct input *in)
 		return;
 	if (f->flags & FLOW_MUTED)
 		thread_count(t, CNT_DROP_MUTED, 1);
+	else if (unlikely(f->flags & FLOW_URGENT))
+		up_frame(t, UP_NO_FLOW, NULL, in->frame->data, in->frame->len, false);
 	else if (in->kind == WIRE_ICMP_ERROR)
 		up_frame(t, UP_RARE, f, in->frame->data, in->frame->len, false);
 	else

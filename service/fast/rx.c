@@ -111,6 +111,17 @@ static bool rx_control(struct flow *f, const struct segment *s, struct rx_result
 	return true;
 }
 
+/*
+ * Sixth, the URG bit. Only Linux's socket has urgent data, and a signal for them. A pointer to
+ * what was received already says nothing; it may name the byte itself or the one after it
+ * (tcp_stdurg).
+ */
+static bool rx_urgent(const struct flow *f, const struct segment *s)
+{
+	return s->flags & TCP_URG && !(f->flags & (FLOW_FIN_RCVD | FLOW_ORPHAN)) &&
+	       seq_geq(s->seq + s->urgent, flow_rcv_nxt(f));
+}
+
 /* RFC 3168 6.1.3: ECE until CWR; or, for DCTCP, ECE as the last segment said. */
 static void rx_ecn(struct flow *f, const struct segment *s, struct rx_result *r)
 {
@@ -223,6 +234,10 @@ void fast_rx(struct flow *f, const struct segment *s, const struct rx_env *env, 
 		return;
 	if (s->len && (f->flags & FLOW_ORPHAN)) { /* RFC 9293 3.6.1: data for nobody */
 		r->action |= RX_RESET;
+		return;
+	}
+	if (rx_urgent(f, s)) {
+		r->action |= RX_URGENT;
 		return;
 	}
 	rx_ecn(f, s, r);

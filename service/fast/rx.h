@@ -24,7 +24,8 @@ enum rx_action {
 	RX_UP_RARE = 1u << 8,     /* Linux judges this frame */
 	RX_FIN_RCVD = 1u << 9,
 	RX_FIN_ACKED = 1u << 10,
-	RX_RESET = 1u << 11, /* data for nobody: send RST, the flow is over */
+	RX_RESET = 1u << 11,  /* data for nobody: send RST, the flow is over */
+	RX_URGENT = 1u << 12, /* urgent data: not taken, the connection goes back to Linux */
 };
 
 struct rx_store {

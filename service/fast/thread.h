@@ -21,6 +21,7 @@
 #define FAST_TIMER_BATCH 128
 #define FAST_ACTIVE_NS (4 * 1000000ull) /* the slow path hears of a flow's traffic at most this often */
 #define FAST_CORK_NS (200 * 1000000ull)
+#define FAST_URGENT_NS (200 * 1000000ull) /* the slow path hears of urgent data at most this often */
 #define FAST_PERSIST_MAX_US 60000000u
 #define FAST_RING_BYTES (4u << 20)
 
@@ -126,6 +127,7 @@ bool app_dirty_run(struct fast_thread *t);
 void app_refresh(struct fast_thread *t, struct flow *f);
 /* Publish status (and error) / positions, ring the context. */
 void app_status(struct fast_thread *t, struct flow *f);
+void app_fin_acked(struct fast_thread *t, struct flow *f); /* status alone: nobody waits for it */
 /* Close the application's record: reads it for the last time and tells the slot IPC_PAUSED. False: it was bad. */
 bool app_freeze(struct fast_thread *t, struct flow *f);
 void app_delivered(struct fast_thread *t, struct flow *f);
@@ -139,7 +141,8 @@ bool command_run(struct fast_thread *t);
 void flow_fail(struct fast_thread *t, struct flow *f, int error, bool rst, bool up);
 
 /* up.c */
-void up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, const uint8_t *data, uint32_t len,
+/* False: lost (and counted), the ring is full. */
+bool up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, const uint8_t *data, uint32_t len,
 	      bool outgoing);
 void up_flow(struct fast_thread *t, struct flow *f, enum fast_up type);
 void up_app(struct fast_thread *t, struct app_view *a, enum fast_up type);

@@ -11,14 +11,14 @@
 #include "service/base/clock.h"
 #include "service/fast/thread.h"
 
-void up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, const uint8_t *data, uint32_t len,
+bool up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, const uint8_t *data, uint32_t len,
 	      bool outgoing)
 {
 	struct up_frame *u = recring_reserve(&t->up, type, (uint32_t)sizeof *u + len);
 
 	if (!u) {
 		thread_count(t, type == UP_CAPTURE ? CNT_CAPTURE_LOST : CNT_DROP_UP_FULL, 1);
-		return;
+		return false;
 	}
 	*u = (struct up_frame){.time_ns = t->now_ns, .flow_id = FLOW_NONE, .outgoing = outgoing, .len = len};
 	if (f) {
@@ -30,6 +30,7 @@ void up_frame(struct fast_thread *t, enum fast_up type, const struct flow *f, co
 	memcpy(u->data, data, len);
 	recring_commit(&t->up);
 	t->up_news = true;
+	return true;
 }
 
 static bool up_event(struct fast_thread *t, enum fast_up type, const void *e, uint32_t len)

@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 3u
+#define IPC_ABI_VERSION 4u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -53,6 +53,7 @@ enum ipc_state {
 #define IPC_ST_ERROR 0x200u     /* `error` is set; nothing more will arrive or be sent */
 #define IPC_ST_MUTED 0x400u     /* Linux's rules let nothing pass at present */
 #define IPC_ST_CLOSED_TX 0x800u /* our FIN has been queued: Linux closed the sending side */
+#define IPC_ST_OVER 0x1000u     /* and both FINs are acknowledged: Linux knows no connection any more */
 
 /*
  * The service closes a record for good by setting this bit in snd_end and rcv_read, and takes
@@ -150,6 +151,7 @@ struct ipc_page {
 	X(RELEASED, "released", "given back by the administrator (tapas release)")               \
 	X(HANDED_BACK, "handed-back", "the program used it in a way that only Linux sees")       \
 	X(STRAY, "stray", "something wrote to the socket past the library")                      \
+	X(URGENT, "urgent", "the peer sent urgent data, which only Linux's socket has")          \
 	X(MOVED, "moved", "another process has taken it over")                                   \
 	X(RETRY, "retry", "another transaction on it was running")                               \
 	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \

@@ -12,6 +12,8 @@
  *   5  sock_resume    what was never sent is written, a pending FIN queued
  *   6  held frames and, if it had come, the peer's FIN into Linux; the slot says IPC_RETURNED
  *
+ * Urgent data that arrive start this too; the frame that brought them is the first that is held.
+ *
  * From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
  * and, after both FINs, for Linux to have heard of them. A second process (a forked
  * child, the receiver of a descriptor) is served by 1, a copy of the live bytes into its own

@@ -46,7 +46,7 @@ void linux_ack(struct slow *s, struct conn *c, uint32_t ack)
 	if (seq_gt(ack, c->sh_acked))
 		c->sh_acked = ack;
 	q = linux_seq(s, c);
-	if (c->peer_fin_seen)
+	if (c->peer_fin) /* mirrored: on its way before this */
 		q.rcv_nxt++;
 	linux_inject(s, frame, shadow_ack(&q, frame, c->sh_acked));
 }

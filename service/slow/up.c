@@ -138,6 +138,25 @@ static void up_no_flow(struct slow *s, uint32_t thread, const struct up_frame *f
 	}
 }
 
+/*
+ * Urgent data: the connection goes to Linux, and the frame after it. If its socket cannot be had
+ * now, the peer sends it again, and so long nothing of it is acknowledged.
+ */
+static void up_urgent(struct slow *s, uint32_t thread, const struct up_frame *f)
+{
+	struct segment seg;
+	struct conn *c = wire_parse(f->data, f->len, false, &seg) == WIRE_TCP ? conn_find(s, &seg.key) : NULL;
+
+	if (!c || c->state != CONN_FAST) {
+		up_no_flow(s, thread, f); /* it is leaving already, or has gone */
+	} else if (!c->failed && leave_begin(s, c, -1, IPC_REASON_URGENT) < 0) {
+		counter_add(&s->counters, CNT_DROP_URGENT, 1);
+		conn_command(s, c, CMD_STAY, 0, 0);
+	} else if (!c->failed) {
+		adopt_hold(s, c, thread, f->data, f->len);
+	}
+}
+
 /* The fast path ended a flow on its own account: the shadow must die too. */
 static void up_failed(struct slow *s, struct conn *c, uint32_t error)
 {
@@ -191,6 +210,9 @@ static void up_one(struct slow *s, uint32_t thread, enum fast_up type, const voi
 		return;
 	case UP_RARE:
 		up_rare(s, rec);
+		return;
+	case UP_URGENT:
+		up_urgent(s, thread, rec);
 		return;
 	case UP_CAPTURE:
 		client_capture(s, rec);

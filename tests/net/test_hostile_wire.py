@@ -215,12 +215,54 @@ def test_stream_in_odd_pieces(pair):
     pair.still_fast()
 
 
-def test_urgent_is_in_line(pair):
-    p = pair.peer(PORT)
-    for pointer in (0, 1, 5, 65535):
-        pair.inject(p, [{"flags": ACK | URG, "urgent": pointer}, {"flags": ACK | URG, "urgent": pointer, "seq": p.seq - 1}])
-        assert p.echo(b"u" * 50) == "alive", pointer
+def test_urgent_that_says_nothing(pair):
+    """A pointer to what was received already, and urgent segments that are not acceptable."""
+    frames = [lambda p, n: {"urgent": n, "seq": p.seq - n - 1}, lambda p, n: {"urgent": 65535, "seq": p.seq - 1 - n},
+              lambda p, n: {"urgent": 9, "seq": p.seq + p.window + n + 1}, lambda p, n: {"urgent": 9, "ack": p.ack + 1000000},
+              lambda p, n: {"urgent": 9, "payload": GARBAGE, "tcp_sum": n}]
+    for n in (0, 1, 50, 60000):
+        for port in (PORT, PLAIN_PORT):
+            p = pair.peer(port)
+            pair.inject(p, [dict(make(p, n), flags=ACK | PSH | URG) for make in frames])
+            assert p.echo(b"u" * 50) == "alive", (port, n)
     pair.still_fast()
+    assert pair.lab.counters()["rx_urgent"] == 0
+
+
+def echoed(p, seconds=0.4):
+    """What comes back until nothing more does; acknowledged."""
+    got, more = b"", p.receive(2)
+    while more:
+        for s in more:
+            skip = (p.ack - s.seq) & 0xffffffff
+            if s.payload and skip < len(s.payload):
+                got += s.payload[skip:]
+                p.ack = (p.ack + len(s.payload) - skip) & 0xffffffff
+        p.send()
+        more = p.receive(seconds)
+    return got
+
+
+@pytest.mark.parametrize("pointer,payload", [(0, b""), (1, b""), (65535, b""), (1, b"!"), (3, b"abU"), (2, b"abU")])
+def test_urgent_data_are_linuxs(pair, pointer, payload):
+    """One return, however many urgent segments come; then the connection says what Linux's own says."""
+    data, got = payload + b"d" * 40, {}
+    for port in (PORT, PLAIN_PORT):
+        p = pair.peer(port)
+        for _ in range(40):
+            p.send(flags=ACK | PSH | URG, urgent=pointer, payload=payload)
+        p.send(seq=p.seq + len(payload), flags=ACK | PSH, payload=data[len(payload):])
+        p.seq += len(data)
+        got[port] = echoed(p)
+        assert p.echo(b"after") == "alive"
+    assert got[PORT] == got[PLAIN_PORT] and len(got[PORT]) >= len(data) - 1
+    p, c = pair.peers[PORT], pair.lab.counters()
+    assert c["rx_urgent"] == c["returned"] == 1, c
+    for _ in range(50):
+        assert p.echo(b"and no adoption") == "alive"
+    assert not [f for f in pair.lab.flows("FAST") if f["remote_port"] == p.port]
+    rows = [f for f in pair.lab.flows() if f["remote_port"] == p.port]
+    assert [f["reason"] for f in rows] == ["urgent"], rows
 
 
 def test_errors_about_data_in_flight(pair):

@@ -396,6 +396,12 @@ static void pwait_errors(void)
 	tell(epoll_pwait2(ep, e, 2, &none, &set), "epoll_pwait2");
 	tell(epoll_pwait(ep, e, 2, 0, &set), "epoll_pwait");
 	tell(epoll_pwait(ep, e, 2, 0, (sigset_t *)16), "epoll_pwait(bad mask)");
+	tell(epoll_pwait(ep, e, 0, 0, (sigset_t *)16), "epoll_pwait(no room, bad mask)");
+	tell(epoll_pwait(ep, e, 0, 0, &set), "epoll_pwait(no room)");
+	tell(epoll_pwait2(ep, e, 2, &none, (sigset_t *)16), "epoll_pwait2(bad mask)");
+	tell(epoll_pwait2(ep, e, 2, &bad, (sigset_t *)16), "epoll_pwait2(bad time, bad mask)");
+	tell(syscall(SYS_epoll_pwait, ep, e, 2, 0, &set, 7), "syscall(SYS_epoll_pwait, size of mask 7)");
+	tell(syscall(SYS_epoll_pwait, ep, e, 2, 0, NULL, 7), "syscall(SYS_epoll_pwait, no mask, 7)");
 }
 
 /* ---- several ---- */

@@ -128,6 +128,23 @@ static void wrong(void)
 	tell(ppoll(&p, 1, &bad, NULL), "ppoll(bad time)");
 }
 
+static void bad_mask(void)
+{
+	struct conn *c = conn_open();
+	struct timespec none = {0}, bad = {.tv_nsec = -1};
+	struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+	sigset_t *mask = (sigset_t *)16;
+	fd_set w;
+
+	FD_ZERO(&w);
+	FD_SET(c->fd, &w);
+	tell(ppoll(&p, 1, &none, mask), "ppoll(bad mask)");
+	tell(ppoll(&p, 1, &bad, mask), "ppoll(bad time, bad mask)");
+	tell(pselect(c->fd + 1, NULL, &w, NULL, &none, mask), "pselect(bad mask)");
+	tell(pselect(c->fd + 1, NULL, &w, NULL, &bad, mask), "pselect(bad time, bad mask)");
+	say("set kept: %s", FD_ISSET(c->fd, &w) ? "yes" : "no");
+}
+
 static void mixed(void)
 {
 	struct conn *c = conn_open();
@@ -445,6 +462,7 @@ const struct test_case cases_poll[] = {
 	CASE_RETURNS("poll/syscall", "syscall(SYS_ppoll)", by_syscall, PAST_LIBRARY),
 	CASE("poll/eintr", "interrupted by a signal", interrupted),
 	{.name = "poll/eintr-restart", .text = "SA_RESTART makes no difference", .run = interrupted, .a = 1},
+	CASE("poll/bad-mask", "a bad signal mask, with events ready", bad_mask),
 	CASE("poll/ppoll-mask", "ppoll's mask", ppoll_mask),
 	CASE("poll/time", "time-out, and the time is left alone", time_left),
 	CASE("poll/out-threshold", "room enough when POLLOUT says so", out_threshold),

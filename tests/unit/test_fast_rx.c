@@ -388,6 +388,73 @@ static void strangers_go_up(void **state)
 	assert_int_equal(lab_up(h, NULL, 0), UP_NO_FLOW);
 }
 
+static void expect_up(int type, uint32_t payload)
+{
+	static _Alignas(8) uint8_t room[2048];
+	struct up_frame *u = (struct up_frame *)room;
+
+	assert_int_equal(lab_up(h, u, sizeof room), type);
+	if (payload)
+		assert_int_equal(u->len, 14 + 20 + 32 + payload);
+}
+
+static void urgent_data_go_up_and_all_that_follows(void **state)
+{
+	(void)state;
+	lab_write(h, 1, 50);
+	turn(1);
+	drain();
+	lab_send(h, (struct lab_seg){.len = 10, .ack = 50, .window = 512, .flags = TCP_ACK | TCP_URG});
+	lab_send(h, (struct lab_seg){.seq = 10, .ack = 50, .len = 20, .window = 512});
+	turn(1);
+	assert_int_equal(delivered(), 0);
+	assert_int_equal(atomic_load(&h->slot->snd_acked), 50); /* what it acknowledges is */
+	assert_int_equal(lab_counter(h, CNT_RX_URG), 1);
+	expect_up(UP_URGENT, 10);
+	expect_up(UP_NO_FLOW, 20);
+	turn(100000);
+	expect_silence();
+	/* it could not be given back: as it was, but for urgent data, of which it is told again later */
+	lab_flow_command(h, CMD_STAY, 0, 0);
+	turn(1);
+	lab_send(h, (struct lab_seg){.len = 10, .ack = 50, .window = 512, .flags = TCP_ACK | TCP_URG});
+	turn(1);
+	assert_int_equal(lab_counter(h, CNT_DROP_URGENT), 1);
+	expect_up(-1, 0);
+	lab_send(h, (struct lab_seg){.len = 5, .ack = 50, .window = 512});
+	turn(100000);
+	assert_int_equal(delivered(), 5);
+	lab_send(h, (struct lab_seg){.len = 10, .ack = 50, .window = 512, .flags = TCP_ACK | TCP_URG});
+	turn(1);
+	assert_int_equal(delivered(), 10); /* points to a byte that came before */
+	lab_send(h, (struct lab_seg){.seq = 10, .ack = 50, .window = 512, .flags = TCP_ACK | TCP_URG});
+	turn(1);
+	expect_up(UP_URGENT, 0);
+	lab_flow_command(h, CMD_FREEZE, 0, 0);
+	turn(1);
+	expect_up(UP_FROZEN, 0);
+}
+
+static void urgent_segments_that_are_not_acceptable_stay(void **state)
+{
+	(void)state;
+	lab_send(h, (struct lab_seg){.len = 10, .window = 512});
+	turn(1);
+	lab_send(h, (struct lab_seg){.len = 10, .window = 512, .flags = TCP_ACK | TCP_URG});
+	lab_send(h, (struct lab_seg){.seq = 90000, .len = 10, .window = 512, .flags = TCP_ACK | TCP_URG});
+	lab_send(h, (struct lab_seg){.seq = 10, .len = 10, .window = 512, .flags = TCP_URG});
+	lab_send(h, (struct lab_seg){.seq = 10, .ack = 77777, .len = 10, .window = 512, .flags = TCP_ACK | TCP_URG});
+	lab_send(h, (struct lab_seg){.seq = 10, .len = 10, .window = 512, .flags = TCP_ACK | TCP_URG, .bad_sum = true});
+	turn(1);
+	expect_up(-1, 0);
+	lab_send(h, (struct lab_seg){.seq = 10, .window = 512, .flags = TCP_ACK | TCP_FIN});
+	lab_send(h, (struct lab_seg){.seq = 11, .window = 512, .flags = TCP_ACK | TCP_URG});
+	turn(1);
+	expect_up(UP_FIN_RCVD, 0);
+	expect_up(-1, 0);
+	assert_int_equal(lab_counter(h, CNT_RX_URG), 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
@@ -409,6 +476,8 @@ int main(void)
 		T(dctcp_echo_follows_each_segment),
 		T(muted_is_deaf_and_dumb),
 		T(strangers_go_up),
+		T(urgent_data_go_up_and_all_that_follows),
+		T(urgent_segments_that_are_not_acceptable_stay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

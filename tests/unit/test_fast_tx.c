@@ -287,6 +287,23 @@ static void fin_goes_with_the_last_data_and_again(void **state)
 	assert_int_equal(lab_up(h, NULL, 0), -1);
 }
 
+static void over_when_both_fins_are_acknowledged(void **state)
+{
+	uint64_t rings;
+
+	(void)state;
+	lab_send(h, (struct lab_seg){.window = 512, .flags = TCP_ACK | TCP_FIN});
+	lab_flow_command(h, CMD_CLOSE, 0, 0);
+	turn(1);
+	assert_int_equal(atomic_load(&h->slot->status), IPC_FAST | IPC_ST_FIN | IPC_ST_CLOSED_TX);
+	atomic_store(&h->shm->context[0].armed, 1);
+	(void)!read(h->context_fd, &rings, sizeof rings);
+	lab_send(h, (struct lab_seg){.seq = 1, .ack = 1, .window = 512});
+	turn(1);
+	assert_int_equal(atomic_load(&h->slot->status), IPC_FAST | IPC_ST_FIN | IPC_ST_CLOSED_TX | IPC_ST_OVER);
+	assert_int_equal(atomic_load(&h->shm->context[0].armed), 1); /* nobody is woken for it */
+}
+
 static void orphan_with_unread_data_is_reset(void **state)
 {
 	struct segment s;
@@ -434,6 +451,7 @@ int main(void)
 		T(timeouts_double_and_give_up),
 		T(data_in_flight_at_adoption_is_sent_again),
 		T(fin_goes_with_the_last_data_and_again),
+		T(over_when_both_fins_are_acknowledged),
 		T(orphan_with_unread_data_is_reset),
 		T(data_for_an_orphan_is_reset),
 		T(abort_and_dead),
