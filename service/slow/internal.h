@@ -314,10 +314,19 @@ void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int 
 /* An application asks that the connection be in Linux. @fd stays the caller's. */
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd);
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z);
-void leave_marked(struct slow *s, uint64_t number);
 void leave_failed(struct slow *s, struct conn *c); /* the flow died instead */
+void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t state, uint32_t reason);
+/* Frames that were held: into Linux, or to the fast thread. */
+void leave_give_held(struct slow *s, struct conn *c, bool to_linux);
+/* Install the frozen flow as it was, in the buffers that c names. */
+void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z);
 /* Stopping: start as many more as may run at a time. Returns how many are still FAST or LEAVING. */
 uint32_t leave_continue(struct slow *s);
+
+/* restore.c: a frozen flow's socket becomes the connection again */
+void restore_begin(struct slow *s, struct conn *c);
+/* Exclusive mode: what the sockets had sent as shadows up to mark @number has been read from the TAP, and not relayed. */
+void restore_marked(struct slow *s, uint64_t number);
 
 /* linux.c: what Linux says about FAST flows, and what is mirrored to it */
 void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);

@@ -14,7 +14,7 @@
  *
  * Urgent data that arrive start this too; the frame that brought them is the first that is held.
  *
- * From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
+ * 1 is here, 2 to 6 in restore.c. From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
  * and, after both FINs, for Linux to have heard of them. A second process (a forked
  * child, the receiver of a descriptor) is served by 1, a copy of the live bytes into its own
  * buffers, and CMD_INSTALL. A process that finds its connection moved away asks for it to be
@@ -29,16 +29,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "service/base/addr.h"
-#include "service/base/clock.h"
 #include "service/base/closer.h"
-#include "service/base/log.h"
-#include "service/tcp/seq.h"
-
-#define LEAVE_SETTLE_NS (50 * NS_PER_MS)
-#define TCP_STATE_ESTABLISHED 1
-#define TCP_STATE_CLOSE 7
-#define TCP_STATE_CLOSE_WAIT 8
 
 static void leave_hold(struct leave_for *l, const struct leave_for *from)
 {
@@ -47,7 +38,7 @@ static void leave_hold(struct leave_for *l, const struct leave_for *from)
 }
 
 /* The slot's wait is over. */
-static void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t state, uint32_t reason)
+void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t state, uint32_t reason)
 {
 	struct app *a = l->app;
 
@@ -165,7 +156,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 
 /* ---- frozen: back to FAST ---- */
 
-static void leave_give_held(struct slow *s, struct conn *c, bool to_linux)
+void leave_give_held(struct slow *s, struct conn *c, bool to_linux)
 {
 	struct held_frame *h;
 
@@ -182,7 +173,7 @@ static void leave_give_held(struct slow *s, struct conn *c, bool to_linux)
 }
 
 /* Install the flow as it was, in the buffers that c names. */
-static void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
+void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
 	struct flow_init init = {
 		.flow_id = c->id,
@@ -293,279 +284,24 @@ static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_froze
 	return true;
 }
 
-/* ---- frozen: to Linux ---- */
-
-/*
- * Is a thread of the application between its look at the slot and the end of its shutdown()? It
- * stores `busy`, then looks; the fast thread stored IPC_PAUSED, then we look: one sees the other.
- */
-static bool leave_is_busy(const struct conn *c)
-{
-	atomic_thread_fence(memory_order_seq_cst);
-	return !c->app->exited && atomic_load_explicit(&c->app->shm->slot[c->slot].busy, memory_order_relaxed) != 0;
-}
-
-static void leave_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
-static void leave_settle(struct slow *s, struct conn *c, enum leave_settle why);
-
-static struct byte_range leave_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
-{
-	return (struct byte_range){
-		.buf = c->app->buf + (rx ? c->rx_off : c->tx_off),
-		.off = start,
-		.size = rx ? c->rx_size : c->tx_size,
-		.len = (uint32_t)(end - start),
-	};
-}
-
-/* What the peer has said and Linux has not heard: in the wire's numbers, which are Linux's now. */
-static void leave_replay(struct slow *s, struct conn *c, const struct up_frozen *z)
-{
-	struct shadow_seq q = linux_seq(s, c);
-	uint8_t frame[128];
-
-	q.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end;
-	q.snd_nxt = z->snd_base + (uint32_t)z->snd_una + z->fin_acked;
-	q.window = (uint16_t)MIN(z->snd_wnd >> c->sock.snd_wscale, 65535u);
-	if (z->fin_acked)
-		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
-	if (z->fin_rcvd)
-		linux_inject(s, frame, shadow_fin(&q, frame));
-	leave_give_held(s, c, true);
-}
-
-/* Nothing can be saved: the peer learns it at once. */
-static void leave_reset(struct slow *s, struct conn *c, const struct up_frozen *z)
-{
-	struct wire_segment w = {
-		.seq = z->snd_base + (uint32_t)z->snd_nxt,
-		.ack = z->rcv_base + (uint32_t)z->rcv_end,
-		.flags = TCP_RST | TCP_ACK,
-	};
-	uint8_t out[WIRE_HDR_MAX];
-
-	down_frame(s, c->thread, CMD_TX_FRAME, out, wire_build(out, &c->tmpl, &w, 0, 0));
-}
-
-static void leave_finish(struct slow *s, struct conn *c, bool ok)
-{
-	char text[FLOW_KEY_TEXT_MAX];
-	uint64_t pause_ns = clock_now_ns() - c->leave_ns;
-
-	s->pause_max_ns = MAX(s->pause_max_ns, pause_ns);
-	counter_add(&s->counters, ok ? CNT_RETURNED : CNT_RETURN_FAILED, 1);
-	log_debug("flow %u %s: %s after %u us: %s", c->id, flow_key_text(&c->key, text, sizeof text),
-		  ok ? "given back to Linux" : "lost", (unsigned)(pause_ns / 1000), ipc_reason_name(c->leave_reason));
-	if (c->app && !c->app->dying)
-		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = c->app, .slot = c->slot, .key = c->key};
-	conn_release_app(s, c, IPC_RETURNED, c->leave_reason, true);
-	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_MEMORY);
-	leave_answer(s, c, &c->asker, IPC_RETURNED, c->leave_reason);
-	c->muted = false;
-	free(c->stray);
-	c->stray = NULL;
-	conn_free(s, c); /* closes our duplicate: now the application's closes count again */
-}
-
-/* Nobody holds the socket: Linux sends the rest from a new one that is closed at once. */
-static int leave_orphan_socket(struct conn *c, struct sock_rebuild *r)
-{
-	int rc = sock_destroy(&c->key);
-
-	r->v6 = !ip_addr_is_v4(&c->key.local);
-	r->mss_clamp = c->sock.mss + (r->ts ? 12u : 0u);
-	r->closing = true;
-	r->stray.len = 0;
-	if (rc)
-		return rc;
-	c->fd = socket(r->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return c->fd < 0 ? -errno : 0;
-}
-
-/*
- * The socket has its numbers and is let go. After both FINs in peace: nothing of it may reach
- * the wire until it has both, too.
- */
-static void leave_resume(struct slow *s, struct conn *c)
-{
-	const struct up_frozen *z = &c->frozen;
-	bool both = z->fin_rcvd && z->fin_acked;
-	int rc;
-
-	if (!both)
-		nic_flow_del(s->env.nic, &c->key);
-	rc = sock_resume(c->fd, &c->rebuild);
-	leave_replay(s, c, z);
-	if (both && !rc)
-		leave_settle(s, c, LEAVE_FINS);
-	else
-		leave_finish(s, c, !rc);
-}
-
-/* Exclusive mode: what the socket had sent as a shadow has been read from the TAP, and was not relayed. */
-void leave_marked(struct slow *s, uint64_t number)
-{
-	uint32_t next;
-
-	for (uint32_t i = s->list_head; i != SLOW_NONE && s->count[CONN_LEAVING]; i = next) {
-		struct conn *c = &s->conns[i];
-
-		next = c->list_next;
-		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && number >= c->mark) {
-			c->settle = LEAVE_NOT;
-			leave_resume(s, c);
-		}
-	}
-}
-
-static void leave_settle_one(struct slow *s, struct conn *c)
-{
-	bool late = s->now_ns >= c->settle_ns;
-
-	switch (c->settle) {
-	case LEAVE_BUSY:
-		if (!late && leave_is_busy(c))
-			return;
-		c->settle = LEAVE_NOT;
-		leave_to_linux(s, c, &c->frozen);
-		return;
-	case LEAVE_MARK:
-		/* never without it: what the shadow had sent would be taken for the connection's */
-		if (late && tap_mark(s->tap, ++s->marks) == 0) {
-			c->mark = s->marks;
-			c->settle_ns = s->now_ns + LEAVE_SETTLE_NS;
-		}
-		return;
-	case LEAVE_FINS:
-		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE)
-			return;
-		nic_flow_del(s->env.nic, &c->key);
-		leave_finish(s, c, true);
-		return;
-	case LEAVE_NOT:
-		return;
-	}
-}
-
-static void leave_settle_tick(void *ctx, uint64_t now_ns)
-{
-	struct slow *s = ctx;
-	uint32_t next;
-
-	s->now_ns = now_ns;
-	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
-		struct conn *c = &s->conns[i];
-
-		next = c->list_next;
-		if (c->state == CONN_LEAVING)
-			leave_settle_one(s, c);
-	}
-	if (!s->count[CONN_LEAVING]) {
-		loop_timer_cancel(s->env.loop, s->settle_timer);
-		s->settle_timer = -1;
-	}
-}
-
-static void leave_settle(struct slow *s, struct conn *c, enum leave_settle why)
-{
-	c->settle = why;
-	c->settle_ns = s->now_ns + LEAVE_SETTLE_NS;
-	if (s->settle_timer < 0)
-		s->settle_timer = loop_timer(s->env.loop, NS_PER_MS, NS_PER_MS, leave_settle_tick, s);
-}
-
-static void leave_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z)
-{
-	int state = c->fd >= 0 ? sock_tcp_state(c->fd) : TCP_STATE_CLOSE, rc = 0, stray = 0;
-	bool kernel_shut = state != TCP_STATE_ESTABLISHED && state != TCP_STATE_CLOSE_WAIT;
-	uint8_t *stray_buf = NULL;
-	struct sock_rebuild r = {
-		.key = c->key,
-		.v6 = c->sock.v6,
-		.snd_una = z->snd_base + (uint32_t)z->snd_una,
-		.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end,
-		.rcv_wnd = z->rcv_wnd,
-		.snd_wnd = z->snd_wnd,
-		.max_wnd = z->max_wnd,
-		.snd_wl1 = z->snd_wl1,
-		.snd_wscale = c->sock.snd_wscale,
-		.rcv_wscale = c->sock.rcv_wscale,
-		.wscale = c->sock.wscale,
-		.ts = c->sock.ts,
-		.sack = c->sock.sack,
-		.ts_now = (uint32_t)(clock_now_ns() / NS_PER_MS) + c->ts_offset,
-		.unread = leave_range(c, true, z->rcv_read, z->rcv_end),
-		.sent = leave_range(c, false, z->snd_una, z->snd_nxt),
-		.unsent = leave_range(c, false, z->snd_nxt, z->snd_end),
-		.closing = z->closing || kernel_shut,
-		.fin_sent = z->fin_sent,
-	};
-
-	if (c->fd >= 0 && state == TCP_STATE_CLOSE && !(z->fin_rcvd && z->closing)) {
-		/* killed (ss -K) while it stood still: go the way of every killed flow */
-		leave_install(s, c, z);
-		conn_abort(s, c, ECONNABORTED);
-		leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_STATE);
-		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
-		return;
-	}
-	if (c->fd >= 0)
-		stray = sock_peek_stray(c->fd, c->sh_snd_nxt, &stray_buf);
-	if (stray > 0) { /* a buffer that never wraps */
-		r.stray = (struct byte_range){.buf = stray_buf, .size = 1u << 31, .len = (uint32_t)stray};
-		r.fin_sent = false;
-	}
-	conntrack_liberal(&c->key);
-	if (c->fd < 0)
-		rc = leave_orphan_socket(c, &r);
-	else
-		sock_filter_detach(c->fd);
-	if (state == TCP_STATE_CLOSE) /* what is left of the shadow: a TIME_WAIT that holds the tuple */
-		sock_destroy(&c->key);
-	if (!rc && stray >= 0)
-		rc = sock_rebuild(c->fd, &r);
-	if (rc || stray < 0) {
-		log_warn("pid %d, descriptor %d: the connection could not be given back to Linux and is lost: %s",
-			 c->app ? (int)c->app->pid : 0, c->app_fd, strerror(rc ? -rc : -stray));
-		leave_reset(s, c, z);
-	}
-	c->stray = stray_buf;
-	c->rebuild = r;
-	if (rc || stray < 0) {
-		nic_flow_del(s->env.nic, &c->key);
-		leave_finish(s, c, false);
-	} else if (s->cfg->exclusive) {
-		c->mark = ++s->marks;
-		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */
-		leave_settle(s, c, LEAVE_MARK);
-	} else {
-		leave_resume(s, c);
-	}
-}
+/* ---- frozen ---- */
 
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
 	if (c->state != CONN_LEAVING)
 		return;
-	if (!c->mover.app) {
-		c->frozen = *z;
-		if (leave_is_busy(c))
-			leave_settle(s, c, LEAVE_BUSY);
-		else
-			leave_to_linux(s, c, &c->frozen);
+	if (c->mover.app && !s->stopping && leave_to_mover(s, c, z)) {
+		counter_add(&s->counters, CNT_MOVED, 1);
+		leave_install(s, c, z);
+		conn_progress(s, c);
+		if (c->asker.app && leave_begin(s, c, -1, IPC_REASON_HANDED_BACK) < 0)
+			leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
 		return;
 	}
-	if (s->stopping || !leave_to_mover(s, c, z)) {
+	if (c->mover.app)
 		c->leave_reason = s->stopping ? IPC_REASON_STOPPING : IPC_REASON_MEMORY;
-		c->frozen = *z;
-		leave_to_linux(s, c, &c->frozen);
-		return;
-	}
-	counter_add(&s->counters, CNT_MOVED, 1);
-	leave_install(s, c, z);
-	conn_progress(s, c);
-	if (c->asker.app && leave_begin(s, c, -1, IPC_REASON_HANDED_BACK) < 0)
-		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
+	c->frozen = *z;
+	restore_begin(s, c);
 }
 
 /* ---- all of them ---- */

@@ -198,7 +198,7 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 	s->now_ns = loop_now_ns(s->env.loop);
 	counter_add(&s->counters, CNT_TAP_RX, 1);
 	if (tap_is_mark(frame, len, &mark)) {
-		leave_marked(s, mark);
+		restore_marked(s, mark);
 		return;
 	}
 	if (wire_parse(frame, len, true, &seg) == WIRE_TCP) {

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The second half of leaving (leave.c): the flow is frozen, its state is in c->frozen; the
+ * socket becomes the connection again. What may have to be waited for, with a limit, is named
+ * by enum leave_settle. Main thread.
+ *
+ * Invariant: until sock_resume() nothing of the socket reaches the wire; a connection that
+ * cannot be saved is reset on both sides, never left half alive.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "service/base/addr.h"
+#include "service/base/clock.h"
+#include "service/base/log.h"
+
+#define RESTORE_SETTLE_NS (50 * NS_PER_MS)
+#define TCP_STATE_ESTABLISHED 1
+#define TCP_STATE_CLOSE 7
+#define TCP_STATE_CLOSE_WAIT 8
+
+/*
+ * Is a thread of the application between its look at the slot and the end of its shutdown()? It
+ * stores `busy`, then looks; the fast thread stored IPC_PAUSED, then we look: one sees the other.
+ */
+static bool restore_is_busy(const struct conn *c)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	return !c->app->exited && atomic_load_explicit(&c->app->shm->slot[c->slot].busy, memory_order_relaxed) != 0;
+}
+
+static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
+static void restore_settle(struct slow *s, struct conn *c, enum leave_settle why);
+
+static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
+{
+	return (struct byte_range){
+		.buf = c->app->buf + (rx ? c->rx_off : c->tx_off),
+		.off = start,
+		.size = rx ? c->rx_size : c->tx_size,
+		.len = (uint32_t)(end - start),
+	};
+}
+
+/* What the peer has said and Linux has not heard: in the wire's numbers, which are Linux's now. */
+static void restore_replay(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	struct shadow_seq q = linux_seq(s, c);
+	uint8_t frame[128];
+
+	q.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end;
+	q.snd_nxt = z->snd_base + (uint32_t)z->snd_una + z->fin_acked;
+	q.window = (uint16_t)MIN(z->snd_wnd >> c->sock.snd_wscale, 65535u);
+	if (z->fin_acked)
+		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
+	if (z->fin_rcvd)
+		linux_inject(s, frame, shadow_fin(&q, frame));
+	leave_give_held(s, c, true);
+}
+
+/* Nothing can be saved: the peer learns it at once. */
+static void restore_reset(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	struct wire_segment w = {
+		.seq = z->snd_base + (uint32_t)z->snd_nxt,
+		.ack = z->rcv_base + (uint32_t)z->rcv_end,
+		.flags = TCP_RST | TCP_ACK,
+	};
+	uint8_t out[WIRE_HDR_MAX];
+
+	down_frame(s, c->thread, CMD_TX_FRAME, out, wire_build(out, &c->tmpl, &w, 0, 0));
+}
+
+static void restore_finish(struct slow *s, struct conn *c, bool ok)
+{
+	char text[FLOW_KEY_TEXT_MAX];
+	uint64_t pause_ns = clock_now_ns() - c->leave_ns;
+
+	s->pause_max_ns = MAX(s->pause_max_ns, pause_ns);
+	counter_add(&s->counters, ok ? CNT_RETURNED : CNT_RETURN_FAILED, 1);
+	log_debug("flow %u %s: %s after %u us: %s", c->id, flow_key_text(&c->key, text, sizeof text),
+		  ok ? "given back to Linux" : "lost", (unsigned)(pause_ns / 1000), ipc_reason_name(c->leave_reason));
+	if (c->app && !c->app->dying)
+		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = c->app, .slot = c->slot, .key = c->key};
+	conn_release_app(s, c, IPC_RETURNED, c->leave_reason, true);
+	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_MEMORY);
+	leave_answer(s, c, &c->asker, IPC_RETURNED, c->leave_reason);
+	c->muted = false;
+	free(c->stray);
+	c->stray = NULL;
+	conn_free(s, c); /* closes our duplicate: now the application's closes count again */
+}
+
+/* Nobody holds the socket: Linux sends the rest from a new one that is closed at once. */
+static int restore_orphan_socket(struct conn *c, struct sock_rebuild *r)
+{
+	int rc = sock_destroy(&c->key);
+
+	r->v6 = !ip_addr_is_v4(&c->key.local);
+	r->mss_clamp = c->sock.mss + (r->ts ? 12u : 0u);
+	r->closing = true;
+	r->stray.len = 0;
+	if (rc)
+		return rc;
+	c->fd = socket(r->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return c->fd < 0 ? -errno : 0;
+}
+
+/*
+ * The socket has its numbers and is let go. After both FINs in peace: nothing of it may reach
+ * the wire until it has both, too.
+ */
+static void restore_resume(struct slow *s, struct conn *c)
+{
+	const struct up_frozen *z = &c->frozen;
+	bool both = z->fin_rcvd && z->fin_acked;
+	int rc;
+
+	if (!both)
+		nic_flow_del(s->env.nic, &c->key);
+	rc = sock_resume(c->fd, &c->rebuild);
+	restore_replay(s, c, z);
+	if (both && !rc)
+		restore_settle(s, c, LEAVE_FINS);
+	else
+		restore_finish(s, c, !rc);
+}
+
+/* Exclusive mode: what the socket had sent as a shadow has been read from the TAP, and was not relayed. */
+void restore_marked(struct slow *s, uint64_t number)
+{
+	uint32_t next;
+
+	for (uint32_t i = s->list_head; i != SLOW_NONE && s->count[CONN_LEAVING]; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && number >= c->mark) {
+			c->settle = LEAVE_NOT;
+			restore_resume(s, c);
+		}
+	}
+}
+
+static void restore_settle_one(struct slow *s, struct conn *c)
+{
+	bool late = s->now_ns >= c->settle_ns;
+
+	switch (c->settle) {
+	case LEAVE_BUSY:
+		if (!late && restore_is_busy(c))
+			return;
+		c->settle = LEAVE_NOT;
+		restore_to_linux(s, c, &c->frozen);
+		return;
+	case LEAVE_MARK:
+		/* never without it: what the shadow had sent would be taken for the connection's */
+		if (late && tap_mark(s->tap, ++s->marks) == 0) {
+			c->mark = s->marks;
+			c->settle_ns = s->now_ns + RESTORE_SETTLE_NS;
+		}
+		return;
+	case LEAVE_FINS:
+		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE)
+			return;
+		nic_flow_del(s->env.nic, &c->key);
+		restore_finish(s, c, true);
+		return;
+	case LEAVE_NOT:
+		return;
+	}
+}
+
+static void restore_settle_tick(void *ctx, uint64_t now_ns)
+{
+	struct slow *s = ctx;
+	uint32_t next;
+
+	s->now_ns = now_ns;
+	for (uint32_t i = s->list_head; i != SLOW_NONE; i = next) {
+		struct conn *c = &s->conns[i];
+
+		next = c->list_next;
+		if (c->state == CONN_LEAVING)
+			restore_settle_one(s, c);
+	}
+	if (!s->count[CONN_LEAVING]) {
+		loop_timer_cancel(s->env.loop, s->settle_timer);
+		s->settle_timer = -1;
+	}
+}
+
+static void restore_settle(struct slow *s, struct conn *c, enum leave_settle why)
+{
+	c->settle = why;
+	c->settle_ns = s->now_ns + RESTORE_SETTLE_NS;
+	if (s->settle_timer < 0)
+		s->settle_timer = loop_timer(s->env.loop, NS_PER_MS, NS_PER_MS, restore_settle_tick, s);
+}
+
+/* What the socket is to become. @state: its TCP state now. */
+static struct sock_rebuild restore_describe(const struct conn *c, const struct up_frozen *z, int state)
+{
+	bool kernel_shut = state != TCP_STATE_ESTABLISHED && state != TCP_STATE_CLOSE_WAIT;
+
+	return (struct sock_rebuild){
+		.key = c->key,
+		.v6 = c->sock.v6,
+		.snd_una = z->snd_base + (uint32_t)z->snd_una,
+		.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end,
+		.rcv_wnd = z->rcv_wnd,
+		.snd_wnd = z->snd_wnd,
+		.max_wnd = z->max_wnd,
+		.snd_wl1 = z->snd_wl1,
+		.snd_wscale = c->sock.snd_wscale,
+		.rcv_wscale = c->sock.rcv_wscale,
+		.wscale = c->sock.wscale,
+		.ts = c->sock.ts,
+		.sack = c->sock.sack,
+		.ts_now = (uint32_t)(clock_now_ns() / NS_PER_MS) + c->ts_offset,
+		.unread = restore_range(c, true, z->rcv_read, z->rcv_end),
+		.sent = restore_range(c, false, z->snd_una, z->snd_nxt),
+		.unsent = restore_range(c, false, z->snd_nxt, z->snd_end),
+		.closing = z->closing || kernel_shut,
+		.fin_sent = z->fin_sent,
+	};
+}
+
+static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	int state = c->fd >= 0 ? sock_tcp_state(c->fd) : TCP_STATE_CLOSE, rc = 0, stray = 0;
+	uint8_t *stray_buf = NULL;
+	struct sock_rebuild r = restore_describe(c, z, state);
+
+	if (c->fd >= 0 && state == TCP_STATE_CLOSE && !(z->fin_rcvd && z->closing)) {
+		/* killed (ss -K) while it stood still: go the way of every killed flow */
+		leave_install(s, c, z);
+		conn_abort(s, c, ECONNABORTED);
+		leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_STATE);
+		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
+		return;
+	}
+	if (c->fd >= 0)
+		stray = sock_peek_stray(c->fd, c->sh_snd_nxt, &stray_buf);
+	if (stray > 0) { /* a buffer that never wraps */
+		r.stray = (struct byte_range){.buf = stray_buf, .size = 1u << 31, .len = (uint32_t)stray};
+		r.fin_sent = false;
+	}
+	conntrack_liberal(&c->key);
+	if (c->fd < 0)
+		rc = restore_orphan_socket(c, &r);
+	else
+		sock_filter_detach(c->fd);
+	if (state == TCP_STATE_CLOSE) /* what is left of the shadow: a TIME_WAIT that holds the tuple */
+		sock_destroy(&c->key);
+	if (!rc && stray >= 0)
+		rc = sock_rebuild(c->fd, &r);
+	if (rc || stray < 0) {
+		log_warn("pid %d, descriptor %d: the connection could not be given back to Linux and is lost: %s",
+			 c->app ? (int)c->app->pid : 0, c->app_fd, strerror(rc ? -rc : -stray));
+		restore_reset(s, c, z);
+	}
+	c->stray = stray_buf;
+	c->rebuild = r;
+	if (rc || stray < 0) {
+		nic_flow_del(s->env.nic, &c->key);
+		restore_finish(s, c, false);
+	} else if (s->cfg->exclusive) {
+		c->mark = ++s->marks;
+		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */
+		restore_settle(s, c, LEAVE_MARK);
+	} else {
+		restore_resume(s, c);
+	}
+}
+
+void restore_begin(struct slow *s, struct conn *c)
+{
+	if (restore_is_busy(c))
+		restore_settle(s, c, LEAVE_BUSY);
+	else
+		restore_to_linux(s, c, &c->frozen);
+}
