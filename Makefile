@@ -204,6 +204,7 @@ check-quick:
 	@$(MAKE) unit
 check: setup
 	@$(MAKE) all tools
+	@$(MAKE) all tools CC=$(CLANG) BUILD=build-clang
 	@$(MAKE) lint
 	@$(MAKE) unit
 	@$(MAKE) tsan

@@ -63,6 +63,12 @@ void pool_put(struct pool *p, void *o)
 	lock_drop(&p->lock);
 }
 
+static void file_reset(struct file *f)
+{
+	f->refs = 0;
+	f->fds = 0;
+}
+
 void fd_child(void)
 {
 	int highest = atomic_exchange(&fd_highest, -1);
@@ -72,7 +78,7 @@ void fd_child(void)
 		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
 
 		if (f && f->type == FILE_SOCK)
-			f->refs = f->fds = 0; /* threads of the parent's are not here */
+			file_reset(f); /* threads of the parent's are not here */
 	}
 	for (int i = 0; i <= highest; i++) {
 		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);

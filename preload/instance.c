@@ -179,7 +179,8 @@ void ep_free(struct file *f)
 		core_context_put(atomic_load(&ep->core), (uint32_t)__builtin_ctzll(mask));
 	own_close(ep->kick);
 	own_close(ep->spare);
-	ep->kick = ep->spare = -1;
+	ep->kick = -1;
+	ep->spare = -1;
 	pool_put(&ep_pool, ep);
 	errno = saved;
 }

@@ -92,7 +92,8 @@ static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct
 	it->events = ev->events;
 	it->data = ev->data.u64;
 	it->where = ITEM_NONE;
-	it->queued = it->disabled = false;
+	it->queued = false;
+	it->disabled = false;
 	it->all_prev = NULL;
 	it->all_next = ep->all;
 	if (ep->all)
