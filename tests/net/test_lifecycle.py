@@ -166,9 +166,12 @@ def test_application_killed(lab):
     p, s = start_source(lab, 64 << 20)
     port = s.getsockname()[1]
     got = bytearray(s.recv(1 << 16))
-    while len(got) < 200000:
-        got += s.recv(1 << 16)
-    wait_for(lambda: [f for f in lab.flows("FAST") if f["remote_port"] == port], 3, "adoption")
+
+    def adopted():
+        got.extend(s.recv(1 << 16))  # the sender must not stand still
+        return [f for f in lab.flows("FAST") if f["remote_port"] == port]
+
+    wait_for(adopted, 3, "adoption")
     time.sleep(0.2)
     os.kill(p.pid, signal.SIGKILL)
     p.wait(5)
@@ -339,11 +342,14 @@ def test_table_of_flows_full(make_lab):
     lab = make_lab("shared", config={"service": {"max_flows": 64}})
     echo_server(lab)
     socks = [lab.connect(PORT) for _ in range(100)]
-    for _ in range(3):
+
+    def full():
         for s in socks:
             echo_once(s)
-    status = lab.status()
-    assert 0 < status["fast"] <= 64, status
+        return lab.status()["fast"] == 64
+
+    wait_for(full, 10, "the table full")
+    assert full() and lab.counters()["adopt_refused"] > 0
     for s in socks:
         s.close()
     wait_for(lambda: lab.status()["fast"] == 0, 5, "no flow left")
