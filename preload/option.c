@@ -114,31 +114,104 @@ void option_load(struct sock *s, int fd)
 
 /* ---- get ---- */
 
-/* The kernel's answer, of before the adoption, and what was carried since. */
-static void overlay_info(struct sock *s, void *value, socklen_t len)
+/* What is counted over the life of a connection: the service's counts go on from the kernel's. */
+static void info_counts(struct sock *s, struct tcp_info *i)
+{
+	struct ipc_slot *slot = s->st.slot;
+	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+	uint32_t status = stream_status(&s->st);
+
+	i->tcpi_segs_in = atomic_load_explicit(&slot->segs_in, memory_order_relaxed);
+	i->tcpi_segs_out = atomic_load_explicit(&slot->segs_out, memory_order_relaxed);
+	i->tcpi_data_segs_in = atomic_load_explicit(&slot->data_segs_in, memory_order_relaxed);
+	i->tcpi_data_segs_out = atomic_load_explicit(&slot->data_segs_out, memory_order_relaxed);
+	i->tcpi_total_retrans = atomic_load_explicit(&slot->retransmits, memory_order_relaxed);
+	i->tcpi_bytes_retrans = atomic_load_explicit(&slot->bytes_retrans, memory_order_relaxed);
+	i->tcpi_bytes_acked = slot->base_acked + acked;
+	i->tcpi_bytes_sent =
+		slot->base_sent + i->tcpi_bytes_retrans + atomic_load_explicit(&slot->snd_sent, memory_order_relaxed);
+	i->tcpi_bytes_received = slot->base_received + atomic_load_explicit(&slot->rcv_end, memory_order_relaxed) +
+				 ((status & IPC_ST_FIN) != 0); /* as Linux counts it */
+}
+
+/* Those of the times when the socket was FAST before it was given back, which it then forgot. */
+static void info_past(const struct sock *s, struct tcp_info *i)
+{
+	i->tcpi_segs_in += s->past.segs_in;
+	i->tcpi_segs_out += s->past.segs_out;
+	i->tcpi_data_segs_in += s->past.data_segs_in;
+	i->tcpi_data_segs_out += s->past.data_segs_out;
+	i->tcpi_total_retrans += s->past.retransmits;
+	i->tcpi_bytes_retrans += s->past.bytes_retrans;
+	i->tcpi_bytes_acked += s->past.bytes_acked;
+	i->tcpi_bytes_sent += s->past.bytes_sent;
+	i->tcpi_bytes_received += s->past.bytes_received;
+}
+
+void option_returned(struct sock *s)
+{
+	struct ipc_slot *slot = s->st.slot;
+	uint64_t unread = atomic_load_explicit(&slot->rcv_end, memory_order_relaxed) -
+			  (atomic_load_explicit(&slot->rcv_read, memory_order_relaxed) & ~IPC_FROZEN);
+	struct tcp_info i = {0};
+
+	info_counts(s, &i);
+	info_past(s, &i);
+	s->past = (struct past){
+		.segs_in = i.tcpi_segs_in,
+		.segs_out = i.tcpi_segs_out,
+		.data_segs_in = i.tcpi_data_segs_in,
+		.data_segs_out = i.tcpi_data_segs_out,
+		.retransmits = i.tcpi_total_retrans,
+		.bytes_retrans = i.tcpi_bytes_retrans,
+		.bytes_acked = i.tcpi_bytes_acked,
+		.bytes_sent = i.tcpi_bytes_sent,
+		/* what was not read was received by the new socket once more, and so was the FIN */
+		.bytes_received = i.tcpi_bytes_received - unread - ((stream_status(&s->st) & IPC_ST_FIN) != 0),
+	};
+}
+
+static uint32_t info_ago(_Atomic uint32_t *when_ms)
+{
+	return (uint32_t)(clock_now_ns() / NS_PER_MS) - atomic_load_explicit(when_ms, memory_order_relaxed);
+}
+
+/* The kernel's answer is of before the adoption, and of heartbeats: what was carried since. */
+static void info_fast(struct sock *s, struct tcp_info *i)
 {
 	struct ipc_slot *slot = s->st.slot;
 	uint32_t mss = atomic_load_explicit(&slot->mss, memory_order_relaxed);
-	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+	uint32_t timeouts = atomic_load_explicit(&slot->timeouts, memory_order_relaxed);
 	uint64_t unacked = stream_unacked(&s->st), unsent = stream_unsent(&s->st);
+
+	info_counts(s, i);
+	i->tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
+	i->tcpi_rttvar = atomic_load_explicit(&slot->rttvar_us, memory_order_relaxed);
+	i->tcpi_rto = atomic_load_explicit(&slot->rto_us, memory_order_relaxed);
+	i->tcpi_retransmits = timeouts & IPC_PROBES ? 0 : (uint8_t)timeouts;
+	i->tcpi_probes = timeouts & IPC_PROBES ? (uint8_t)timeouts : 0;
+	i->tcpi_backoff = (uint8_t)timeouts;
+	i->tcpi_last_data_sent = info_ago(&slot->sent_ms);
+	i->tcpi_last_data_recv = info_ago(&slot->received_ms);
+	i->tcpi_last_ack_recv = info_ago(&slot->heard_ms);
+	if (mss) {
+		i->tcpi_snd_mss = mss;
+		i->tcpi_snd_cwnd = atomic_load_explicit(&slot->cwnd_bytes, memory_order_relaxed) / mss;
+		i->tcpi_unacked = (uint32_t)((unacked - unsent + mss - 1) / mss);
+	}
+	i->tcpi_notsent_bytes = (uint32_t)unsent;
+	i->tcpi_pacing_rate = (uint64_t)atomic_load_explicit(&slot->rate_kbps, memory_order_relaxed) * 1000 / 8;
+	i->tcpi_snd_wnd = atomic_load_explicit(&slot->peer_wnd, memory_order_relaxed);
+}
+
+static void overlay_info(struct sock *s, bool fast, void *value, socklen_t len)
+{
 	struct tcp_info info = {0};
 
 	memcpy(&info, value, MIN(len, (socklen_t)sizeof(info)));
-	info.tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
-	info.tcpi_rttvar = atomic_load_explicit(&slot->rttvar_us, memory_order_relaxed);
-	info.tcpi_rto = atomic_load_explicit(&slot->rto_us, memory_order_relaxed);
-	info.tcpi_total_retrans += atomic_load_explicit(&slot->retransmits, memory_order_relaxed);
-	if (mss) {
-		info.tcpi_snd_mss = mss;
-		info.tcpi_snd_cwnd = atomic_load_explicit(&slot->cwnd_bytes, memory_order_relaxed) / mss;
-		info.tcpi_unacked = (uint32_t)((unacked - unsent + mss - 1) / mss);
-	}
-	info.tcpi_bytes_acked += acked;
-	info.tcpi_bytes_received += atomic_load_explicit(&slot->rcv_end, memory_order_relaxed);
-	info.tcpi_bytes_sent += acked + unacked - unsent;
-	info.tcpi_notsent_bytes = (uint32_t)unsent;
-	info.tcpi_pacing_rate = (uint64_t)atomic_load_explicit(&slot->rate_kbps, memory_order_relaxed) * 1000 / 8;
-	info.tcpi_snd_wnd = atomic_load_explicit(&slot->peer_wnd, memory_order_relaxed);
+	if (fast)
+		info_fast(s, &info);
+	info_past(s, &info);
 	memcpy(value, &info, MIN(len, (socklen_t)sizeof(info)));
 }
 
@@ -163,11 +236,12 @@ static int get_no_filter(socklen_t *len)
 /* The kernel has answered: add what it cannot know. */
 static void get_overlay(struct sock *s, int level, int name, void *value, socklen_t len)
 {
+	bool fast = is_fast(s);
 	int err;
 
 	if (level == IPPROTO_TCP && name == TCP_INFO) {
-		overlay_info(s, value, len);
-	} else if (level == SOL_SOCKET && name == SO_ERROR && sock_failed(s)) {
+		overlay_info(s, fast, value, len);
+	} else if (fast && level == SOL_SOCKET && name == SO_ERROR && sock_failed(s)) {
 		/* the shadow may have had the same error: it is told once, by whichever call comes first */
 		err = sock_error_take(s);
 		memcpy(value, &err, MIN(len, (socklen_t)sizeof(err)));
@@ -191,7 +265,7 @@ PUBLIC int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 		ret = get_no_filter(len);
 	} else {
 		ret = libc()->getsockopt(fd, level, name, value, len);
-		if (!ret && is_fast(s))
+		if (!ret)
 			get_overlay(s, level, name, value, *len);
 	}
 	sock_put(s);

@@ -449,6 +449,8 @@ static void settle_returned(struct sock *s)
 		s->try_at = NEVER;
 	else
 		try_later(s);
+	if (reason != IPC_REASON_MOVED)
+		option_returned(s);
 	if (s->shut_rd) /* which the socket forgot when it was rebuilt */
 		libc()->shutdown(s->fd, SHUT_RD);
 	if (reason == IPC_REASON_MOVED) {

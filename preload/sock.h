@@ -62,6 +62,12 @@ struct item {
 	void *pool_link;
 };
 
+/* What TCP_INFO counted before the connection was last given back to Linux. */
+struct past {
+	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_retrans;
+	uint32_t segs_in, segs_out, data_segs_in, data_segs_out, retransmits;
+};
+
 struct sock {
 	struct file file;
 	struct item first;      /* one of its items; free if its ep is NULL; keeps its number, see sock_track() */
@@ -102,6 +108,7 @@ struct sock {
 	_Atomic uint64_t rcvtimeo_ns, sndtimeo_ns; /* 0: none */
 	_Atomic uint32_t rcvlowat;                 /* SO_RCVLOWAT; 0: as 1 */
 	_Atomic bool inq;                          /* TCP_INQ */
+	struct past past;                          /* s->lock */
 	void *pool_link;
 };
 
@@ -223,6 +230,8 @@ void lend_message(int sock, const struct msghdr *m);
 
 /* Read from the kernel what the buffers must know of the options of @fd, however they came to be set. */
 void option_load(struct sock *s, int fd);
+/* It was given back: keep what the socket has forgotten. s->lock held. */
+void option_returned(struct sock *s);
 
 /* ---- wait.c ---- */
 

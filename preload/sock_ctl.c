@@ -144,6 +144,7 @@ PUBLIC int connect(int fd, const struct sockaddr *addr, socklen_t len)
 		s->exchanges = s->try_at = s->tries = 0;
 		s->first_dir = s->last_dir = 0;
 		s->bytes = 0;
+		s->past = (struct past){0};
 		s->shut_rd = s->shut_wr = s->err_taken = false;
 	}
 	sock_put(s);

@@ -82,15 +82,13 @@ static inline uint64_t stream_unacked(const struct stream *st)
 	return end > acked ? end - acked : 0;
 }
 
-/* How much of that has not been sent yet: an estimate, as the service sends what both windows allow. */
+/* How much of that has not been sent yet. */
 static inline uint64_t stream_unsent(const struct stream *st)
 {
-	uint64_t unacked = stream_unacked(st);
-	uint64_t cwnd = atomic_load_explicit(&st->slot->cwnd_bytes, memory_order_relaxed);
-	uint64_t wnd = atomic_load_explicit(&st->slot->peer_wnd, memory_order_relaxed);
-	uint64_t sent = cwnd < wnd ? cwnd : wnd;
+	uint64_t sent = atomic_load_explicit(&st->slot->snd_sent, memory_order_relaxed);
+	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
 
-	return unacked > sent ? unacked - sent : 0;
+	return end > sent ? end - sent : 0;
 }
 
 static inline uint32_t stream_room(const struct stream *st)

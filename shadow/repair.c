@@ -113,6 +113,22 @@ static int repair_read_stable(int fd, struct repair_counts *c)
 	return rc ? rc : -EAGAIN;
 }
 
+static void repair_counts(const struct tcp_info *info, struct sock_state *st)
+{
+	st->bytes_sent = info->tcpi_bytes_sent;
+	st->bytes_acked = info->tcpi_bytes_acked;
+	st->bytes_received = info->tcpi_bytes_received;
+	st->bytes_retrans = info->tcpi_bytes_retrans;
+	st->segs_in = info->tcpi_segs_in;
+	st->segs_out = info->tcpi_segs_out;
+	st->data_segs_in = info->tcpi_data_segs_in;
+	st->data_segs_out = info->tcpi_data_segs_out;
+	st->retransmits = info->tcpi_total_retrans;
+	st->sent_ms = info->tcpi_last_data_sent;
+	st->received_ms = info->tcpi_last_data_recv;
+	st->heard_ms = info->tcpi_last_ack_recv;
+}
+
 static int repair_read_info(int fd, struct sock_state *st)
 {
 	struct tcp_info info = {0};
@@ -133,6 +149,7 @@ static int repair_read_info(int fd, struct sock_state *st)
 	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
 	st->srtt_us = info.tcpi_rtt;
 	st->rttvar_us = info.tcpi_rttvar;
+	repair_counts(&info, st);
 	return 0;
 }
 

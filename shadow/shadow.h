@@ -79,6 +79,9 @@ struct sock_state {
 	uint32_t ts_now; /* socket's TSval clock, ms */
 	uint32_t srtt_us, rttvar_us;
 	char congestion[16];
+	/* as TCP_INFO has them; times in milliseconds before now */
+	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_retrans;
+	uint32_t segs_in, segs_out, data_segs_in, data_segs_out, retransmits, sent_ms, received_ms, heard_ms;
 	bool v6; /* AF_INET6 socket (also for mapped addresses) */
 	uint32_t uid;
 };

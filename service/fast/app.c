@@ -8,6 +8,7 @@
  */
 #include <stdatomic.h>
 
+#include "service/base/clock.h"
 #include "service/fast/thread.h"
 
 static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state);
@@ -185,7 +186,6 @@ void app_acked(struct fast_thread *t, struct flow *f)
 void app_info(struct fast_thread *t, struct flow *f)
 {
 	struct ipc_slot *s = thread_slot(t, f);
-	const struct flow_stats *st = &t->stats[f->id];
 
 	STATS_SET(s->srtt_us, f->rtt.srtt_us);
 	STATS_SET(s->rttvar_us, f->rtt.rttvar_us);
@@ -194,7 +194,36 @@ void app_info(struct fast_thread *t, struct flow *f)
 	STATS_SET(s->cwnd_bytes, f->cwnd);
 	STATS_SET(s->peer_wnd, f->snd_wnd);
 	STATS_SET(s->rate_kbps, (uint32_t)(f->rate_bps / 125));
-	STATS_SET(s->retransmits, atomic_load_explicit(&st->rexmit_segments, memory_order_relaxed));
+	app_counts(t, f);
+}
+
+void app_counts(struct fast_thread *t, const struct flow *f)
+{
+	struct ipc_slot *s = thread_slot(t, f);
+	const struct flow_stats *st = &t->stats[f->id];
+
+	STATS_SET(s->segs_in, atomic_load_explicit(&st->segs_in, memory_order_relaxed));
+	STATS_SET(s->segs_out, atomic_load_explicit(&st->segs_out, memory_order_relaxed));
+	STATS_SET(s->data_segs_in, atomic_load_explicit(&st->data_segs_in, memory_order_relaxed));
+	STATS_SET(s->data_segs_out, atomic_load_explicit(&st->data_segs_out, memory_order_relaxed));
+	STATS_SET(s->snd_sent, MIN(f->snd_max, f->snd_end));
+	STATS_SET(s->timeouts, f->retries | (f->flags & FLOW_PERSIST ? IPC_PROBES : 0));
+	if (unlikely(f->rexmit_bytes)) {
+		uint32_t sent = atomic_load_explicit(&st->rexmit_segments, memory_order_relaxed);
+
+		STATS_SET(s->retransmits, f->rexmit_base + sent);
+		STATS_SET(s->bytes_retrans, f->rexmit_bytes);
+	}
+}
+
+void app_heard(struct fast_thread *t, const struct flow *f, bool data)
+{
+	struct ipc_slot *s = thread_slot(t, f);
+	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
+
+	STATS_SET(s->heard_ms, now_ms);
+	if (data)
+		STATS_SET(s->received_ms, now_ms);
 }
 
 static void app_wake_one(struct fast_thread *t, struct app_view *a)

@@ -31,7 +31,7 @@ void flow_fail(struct fast_thread *t, struct flow *f, int error, bool rst, bool 
 }
 
 /* The slot as the application first sees it; its status last. */
-static void install_slot(struct fast_thread *t, struct flow *f)
+static void install_slot(struct fast_thread *t, struct flow *f, const struct flow_counts *n)
 {
 	struct ipc_slot *s = thread_slot(t, f);
 
@@ -40,11 +40,16 @@ static void install_slot(struct fast_thread *t, struct flow *f)
 	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
 	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
 	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
+	STATS_SET(s->retransmits, n->retransmits);
+	STATS_SET(s->bytes_retrans, n->bytes_retrans);
+	STATS_SET(s->sent_ms, n->sent_ms);
+	STATS_SET(s->received_ms, n->received_ms);
+	STATS_SET(s->heard_ms, n->heard_ms);
 	app_info(t, f);
 	app_status(t, f);
 }
 
-static void install_stats(struct fast_thread *t, struct flow *f)
+static void install_stats(struct fast_thread *t, struct flow *f, const struct flow_counts *n)
 {
 	struct flow_stats *st = &t->stats[f->id];
 
@@ -53,6 +58,10 @@ static void install_stats(struct fast_thread *t, struct flow *f)
 	STATS_SET(st->rttvar_us, f->rtt.rttvar_us);
 	STATS_SET(st->min_rtt_us, f->rtt.min_us);
 	STATS_SET(st->last_rx_ns, t->now_ns);
+	STATS_SET(st->segs_in, n->segs_in);
+	STATS_SET(st->segs_out, n->segs_out);
+	STATS_SET(st->data_segs_in, n->data_segs_in);
+	STATS_SET(st->data_segs_out, n->data_segs_out);
 	thread_stats(t, f);
 	/* pairs with the release of gen: the limits of an earlier flow with this id are not ours */
 	f->limits_gen = atomic_load_explicit(&t->limits[f->id].gen, memory_order_acquire);
@@ -79,8 +88,8 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 	}
 	flowset_add(&t->owned, f->id);
 	a->slot_flow[f->slot] = f->id + 1;
-	install_stats(t, f);
-	install_slot(t, f);
+	install_stats(t, f, &i->counts);
+	install_slot(t, f, &i->counts);
 	flowset_add(&t->ready, f->id);
 	timer_arm(t, f);
 }

@@ -122,9 +122,11 @@ struct flow {
 	/* cold */
 	uint64_t challenge_ns; /* last challenge ACK */
 	uint64_t urgent_ns;    /* last told the slow path of urgent data */
+	uint64_t rexmit_bytes; /* see flow_counts */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context;
-	uint32_t want; /* IPC_WANT_* */
+	uint32_t want;        /* IPC_WANT_* */
+	uint32_t rexmit_base; /* segments sent again before it was installed */
 	struct wire_template tmpl;
 };
 

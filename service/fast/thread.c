@@ -121,6 +121,7 @@ void thread_stats(struct fast_thread *t, const struct flow *f)
 	STATS_SET(st->snd_una, flow_snd_una(f));
 	STATS_SET(st->snd_nxt, flow_snd_nxt(f));
 	STATS_SET(st->rcv_nxt, flow_rcv_nxt(f));
+	app_counts(t, f);
 }
 
 static bool thread_receive(struct fast_thread *t)

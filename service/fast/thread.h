@@ -133,6 +133,9 @@ bool app_freeze(struct fast_thread *t, struct flow *f);
 void app_delivered(struct fast_thread *t, struct flow *f);
 void app_acked(struct fast_thread *t, struct flow *f);
 void app_info(struct fast_thread *t, struct flow *f);
+/* Publish what TCP_INFO counts: of all that was sent and received; that a segment came. */
+void app_counts(struct fast_thread *t, const struct flow *f);
+void app_heard(struct fast_thread *t, const struct flow *f, bool data);
 void app_wake(struct fast_thread *t);
 
 /* command.c */

@@ -109,6 +109,8 @@ static bool tx_segment(struct fast_thread *t, struct flow *f, struct wire_segmen
 	thread_count(t, CNT_TX_FRAMES, 1);
 	if (!len)
 		thread_count(t, CNT_ACK_SENT, 1);
+	STATS_ADD(t->stats[f->id].segs_out, 1);
+	STATS_ADD(t->stats[f->id].data_segs_out, len != 0);
 	f->rcv_acked = w->ack;
 	f->flags &= ~(FLOW_ACK_NOW | FLOW_DELACK);
 	f->delack_ns = FLOW_TIMER_OFF;
@@ -192,11 +194,14 @@ static void tx_sent(struct fast_thread *t, struct flow *f, uint64_t off, uint32_
 {
 	uint64_t end = off + len + fin;
 
+	if (len)
+		STATS_SET(thread_slot(t, f)->sent_ms, (uint32_t)(t->now_ns / NS_PER_MS));
 	f->tokens -= f->rate_bps ? len : 0;
 	if (off < f->snd_max) {
 		f->flags &= ~FLOW_TIMED; /* Karn */
 		thread_count(t, CNT_REXMIT_SEGMENTS, 1);
 		STATS_ADD(t->stats[f->id].rexmit_segments, 1);
+		f->rexmit_bytes += len; /* less what is new of it, see below */
 	} else if (!(f->flags & FLOW_TIMED)) {
 		f->flags |= FLOW_TIMED;
 		f->timed_ns = t->now_ns;
@@ -207,6 +212,7 @@ static void tx_sent(struct fast_thread *t, struct flow *f, uint64_t off, uint32_
 
 		thread_count(t, CNT_TX_BYTES, fresh);
 		STATS_ADD(t->stats[f->id].tx_bytes, fresh);
+		f->rexmit_bytes -= off < f->snd_max ? fresh : 0;
 		f->snd_max = end;
 	}
 	if (!f->rto_ns)

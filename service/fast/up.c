@@ -45,6 +45,24 @@ static bool up_event(struct fast_thread *t, enum fast_up type, const void *e, ui
 	return true;
 }
 
+static struct flow_counts up_counts(struct fast_thread *t, const struct flow *f)
+{
+	const struct flow_stats *st = &t->stats[f->id];
+	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
+
+	return (struct flow_counts){
+		.bytes_retrans = f->rexmit_bytes,
+		.segs_in = atomic_load_explicit(&st->segs_in, memory_order_relaxed),
+		.segs_out = atomic_load_explicit(&st->segs_out, memory_order_relaxed),
+		.data_segs_in = atomic_load_explicit(&st->data_segs_in, memory_order_relaxed),
+		.data_segs_out = atomic_load_explicit(&st->data_segs_out, memory_order_relaxed),
+		.retransmits = f->rexmit_base + atomic_load_explicit(&st->rexmit_segments, memory_order_relaxed),
+		.sent_ms = now_ms,
+		.received_ms = now_ms,
+		.heard_ms = now_ms,
+	};
+}
+
 static bool up_frozen(struct fast_thread *t, const struct flow *f)
 {
 	struct up_frozen z = {
@@ -72,6 +90,7 @@ static bool up_frozen(struct fast_thread *t, const struct flow *f)
 		.opts = f->opts,
 		.rate_bps = f->rate_bps,
 		.mss = f->mss,
+		.counts = up_counts(t, f),
 	};
 
 	return up_event(t, UP_FROZEN, &z, sizeof z);

@@ -68,6 +68,8 @@ enum ipc_state {
 #define IPC_OPT_NODELAY 1u  /* TCP_NODELAY */
 #define IPC_OPT_CORK 2u     /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
 #define IPC_OPT_QUICKACK 4u /* TCP_QUICKACK */
+/* ipc_slot.timeouts */
+#define IPC_PROBES (1u << 31)
 /* ipc_slot.busy: a thread is shutting the kernel socket down and has seen the slot FAST. Not part of the record. */
 
 struct ipc_slot {
@@ -84,6 +86,9 @@ struct ipc_slot {
 	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */
 	_Atomic uint32_t status;               /* enum ipc_state | IPC_ST_* */
 	_Atomic uint32_t error;                /* errno, if IPC_ST_ERROR */
+	/* for TCP_INFO: when a segment, and when one with data, came last; milliseconds of CLOCK_MONOTONIC */
+	_Atomic uint32_t heard_ms, received_ms;
+	_Atomic uint32_t rto_us, rate_kbps;
 	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
 	_Alignas(64) uint64_t rx_off; /* in the buffer memfd */
 	uint64_t tx_off;
@@ -92,10 +97,17 @@ struct ipc_slot {
 	uint32_t thread;           /* fast thread: which dirty bell to ring */
 	_Atomic uint32_t reason;   /* enum ipc_reason */
 	uint32_t discard;          /* bytes copied out of the kernel's receive queue: to be dropped there */
+	/* for TCP_INFO: what Linux had counted at offset 0 of the streams */
+	uint64_t base_sent, base_acked, base_received;
 	/* written by the service for TCP_INFO; may be torn, for display only */
 	_Alignas(64) _Atomic uint32_t srtt_us;
 	_Atomic uint32_t rttvar_us, mss, cwnd_bytes;
-	_Atomic uint32_t retransmits, rto_us, peer_wnd, rate_kbps;
+	_Atomic uint64_t snd_sent; /* bytes sent so far */
+	_Atomic uint32_t retransmits, peer_wnd;
+	_Atomic uint32_t segs_in, segs_out, data_segs_in, data_segs_out; /* these and retransmits: Linux's included */
+	_Atomic uint64_t bytes_retrans;
+	_Atomic uint32_t timeouts; /* in a row; with IPC_PROBES unanswered probes of a closed window */
+	_Atomic uint32_t sent_ms;  /* as heard_ms: data */
 };
 static_assert(sizeof(struct ipc_slot) == 256, "four cache lines");
 

@@ -341,6 +341,23 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 	app_release(s, a);
 }
 
+static struct flow_counts adopt_counts(const struct sock_state *st, uint64_t now_ns)
+{
+	uint32_t now_ms = (uint32_t)(now_ns / NS_PER_MS);
+
+	return (struct flow_counts){
+		.bytes_retrans = st->bytes_retrans,
+		.segs_in = st->segs_in,
+		.segs_out = st->segs_out,
+		.data_segs_in = st->data_segs_in,
+		.data_segs_out = st->data_segs_out,
+		.retransmits = st->retransmits,
+		.sent_ms = now_ms - st->sent_ms,
+		.received_ms = now_ms - st->received_ms,
+		.heard_ms = now_ms - st->heard_ms,
+	};
+}
+
 static void adopt_install(struct slow *s, struct conn *c, const struct segment *answer)
 {
 	const struct sock_state *st = &c->sock;
@@ -374,6 +391,7 @@ static void adopt_install(struct slow *s, struct conn *c, const struct segment *
 		.srtt_us = st->srtt_us,
 		.rttvar_us = st->rttvar_us,
 		.opts = c->opts,
+		.counts = adopt_counts(st, now_ns),
 	};
 
 	c->ts_recent = init.ts_recent;

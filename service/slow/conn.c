@@ -110,6 +110,9 @@ void conn_fill_slot(struct conn *c)
 	sl->flow_id = c->id;
 	sl->thread = c->thread;
 	sl->discard = 0; /* dropped from the kernel's queue here */
+	sl->base_sent = c->sock.bytes_sent - c->sock.bytes_retrans - (c->sock.snd_nxt - c->sock.snd_una);
+	sl->base_acked = c->sock.bytes_acked;
+	sl->base_received = c->sock.bytes_received - c->sock.rcv_queued;
 	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);
 }
 

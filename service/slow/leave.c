@@ -212,6 +212,7 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.srtt_us = z->srtt_us,
 		.rttvar_us = z->rttvar_us,
 		.opts = z->opts,
+		.counts = z->counts,
 	};
 	struct cc_state keep = c->cc_state;
 

@@ -411,6 +411,116 @@ static void info_counts(void)
 	say("data_segs_in grew: %s", b.tcpi_data_segs_in > a.tcpi_data_segs_in ? "yes" : "no");
 }
 
+static struct tcp_info info_get(const struct conn *c)
+{
+	struct tcp_info i = {0};
+	socklen_t len = sizeof(i);
+
+	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &i, &len))
+		tell(-1, "TCP_INFO");
+	return i;
+}
+
+/* Until the peer has acknowledged @bytes more than @from had. */
+static struct tcp_info info_acked(const struct conn *c, const struct tcp_info *from, uint64_t bytes)
+{
+	struct tcp_info i = info_get(c);
+
+	for (int n = 0; n < 400 && i.tcpi_bytes_acked - from->tcpi_bytes_acked < bytes; n++) {
+		pause_ms(5);
+		i = info_get(c);
+	}
+	return i;
+}
+
+static void info_say(const char *what, const struct tcp_info *a, const struct tcp_info *b)
+{
+	say("%s: bytes acked %d, received %d, sent %d, again %d; segments with data in %d, out %d, again %d", what,
+	    (int)(b->tcpi_bytes_acked - a->tcpi_bytes_acked), (int)(b->tcpi_bytes_received - a->tcpi_bytes_received),
+	    (int)(b->tcpi_bytes_sent - a->tcpi_bytes_sent), (int)(b->tcpi_bytes_retrans - a->tcpi_bytes_retrans),
+	    (int)(b->tcpi_data_segs_in - a->tcpi_data_segs_in), (int)(b->tcpi_data_segs_out - a->tcpi_data_segs_out),
+	    (int)(b->tcpi_total_retrans - a->tcpi_total_retrans));
+}
+
+/* Requests and responses of one segment each. */
+static void info_exchange(const struct conn *c, int count, int size)
+{
+	for (int i = 0; i < count; i++) {
+		peer(PEER_SEND, c, size, 1);
+		await_in(c->fd, size);
+		if (read(c->fd, buf, sizeof(buf)) != size || send(c->fd, buf, (size_t)size, 0) != size)
+			tell(-1, "exchange");
+		peer(PEER_RECV, c, size, 0);
+	}
+}
+
+static void info_exact(void)
+{
+	struct conn *c = conn_open();
+	struct tcp_info a = info_get(c), b;
+
+	info_exchange(c, 8, 500);
+	b = info_acked(c, &a, 4000);
+	info_say("exchanges", &a, &b);
+	say("all segments grew by %s", b.tcpi_segs_out - a.tcpi_segs_out >= 8 && b.tcpi_segs_in - a.tcpi_segs_in >= 8 &&
+						       b.tcpi_segs_out - a.tcpi_segs_out <= 24 &&
+						       b.tcpi_segs_in - a.tcpi_segs_in <= 24
+					       ? "8 to 24"
+					       : "something else");
+	say("since the beginning: %s", b.tcpi_segs_out > b.tcpi_data_segs_out && b.tcpi_segs_in > b.tcpi_data_segs_in &&
+						       b.tcpi_bytes_sent >= 4000 + 8
+					       ? "more"
+					       : "not more");
+	say("in flight %d, unanswered %d, probes %d", (int)b.tcpi_unacked, b.tcpi_retransmits, b.tcpi_probes);
+}
+
+static void info_times(void)
+{
+	struct conn *c = conn_open();
+	struct tcp_info a, b;
+
+	info_exchange(c, 1, 10);
+	pause_ms(600);
+	a = info_get(c);
+	peer_text(c, "x");
+	await_in(c->fd, 1);
+	b = info_get(c);
+	say("after 600 ms: sent %s, received %s, heard %s", a.tcpi_last_data_sent >= 500 ? "old" : "new",
+	    a.tcpi_last_data_recv >= 500 ? "old" : "new", a.tcpi_last_ack_recv >= 500 ? "old" : "new");
+	say("after a byte: sent %s, received %s, heard %s", b.tcpi_last_data_sent >= 500 ? "old" : "new",
+	    b.tcpi_last_data_recv >= 500 ? "old" : "new", b.tcpi_last_ack_recv >= 500 ? "old" : "new");
+}
+
+/* The counts go on when only Linux can do what the program asks for. */
+static void info_returned(void)
+{
+	struct conn *c = conn_open();
+	struct tcp_info a = info_get(c), b;
+
+	info_exchange(c, 4, 300);
+	peer_text(c, "unread");
+	await_in(c->fd, 6);
+	tell(recv(c->fd, buf, 1, MSG_OOB), "recv(OOB)");
+	b = info_acked(c, &a, 1200);
+	info_say("given back", &a, &b);
+	tell_data(read(c->fd, buf, 100), buf, "read");
+	info_exchange(c, 4, 300);
+	b = info_acked(c, &a, 2400);
+	info_say("and on", &a, &b);
+}
+
+static void info_fins(void)
+{
+	struct conn *c = conn_open();
+	struct tcp_info a = info_get(c), b;
+
+	info_exchange(c, 1, 100);
+	peer(PEER_SHUTDOWN, c, SHUT_WR, 0);
+	await_poll(c->fd, POLLRDHUP);
+	b = info_acked(c, &a, 100);
+	info_say("the peer's FIN", &a, &b);
+}
+
 static void info_unacked(void)
 {
 	struct conn *c = conn_open();
@@ -458,6 +568,11 @@ const struct test_case cases_option[] = {
 	CASE("option/lengths", "wrong lengths and addresses", lengths),
 	CASE("option/info-fields", "fields of TCP_INFO", info_fields),
 	CASE("option/info-counts", "counts of TCP_INFO grow by what was carried", info_counts),
+	CASE("option/info-exact", "data, segments and retransmissions counted one by one", info_exact),
+	CASE("option/info-times", "when something was sent and received last", info_times),
+	CASE_RETURNS("option/info-returned", "counts go on when the connection is given back", info_returned,
+		     "urgent data are Linux's"),
+	CASE("option/info-fins", "what a FIN counts", info_fins),
 	CASE("option/info-unsent", "TCP_INFO with a full buffer", info_unacked),
 	CASE("option/info-short", "TCP_INFO into short buffers", info_short),
 	{.name = NULL},

@@ -125,6 +125,7 @@ static void answer(struct flow *f)
 	s->discard = 0;
 	atomic_store(&s->rcv_end, 0);
 	atomic_store(&s->snd_acked, 0);
+	atomic_store(&s->snd_sent, 0);
 	atomic_store(&s->error, 0);
 	atomic_store(&s->status, IPC_FAST);
 	notify(f->c, f->slot);
@@ -186,6 +187,7 @@ static bool transmit(struct flow *f)
 	}
 	tx_bytes += (uint64_t)n;
 	f->snd_sent += (uint64_t)n;
+	atomic_store(&s->snd_sent, f->snd_sent);
 	atomic_store(&s->snd_acked, f->snd_sent);
 	tell_space(f);
 	return true;
