@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <linux/close_range.h>
 
+#include "preload/share.h"
 #include "preload/wait.h"
 
 static int fail(int err)
@@ -56,8 +57,9 @@ static void linger(struct sock *s)
  * @fd is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
  * told from its parent by a system call only, which is spared where a mistake costs nothing:
  * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
+ * Returns a socket that must be told when it has been closed (closed()), as its mark (share.c) goes with it; or NULL.
  */
-static void closing(int fd)
+static struct sock *closing(int fd)
 {
 	struct sock *s = sock_get(fd);
 	bool light = s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
@@ -66,42 +68,86 @@ static void closing(int fd)
 		if (s)
 			linger(s);
 		forget(fd, s);
+		if (s && unlikely(atomic_load_explicit(&s->marked, memory_order_relaxed)) && s->file.fds)
+			return s;
 	}
 	if (s)
 		sock_put(s);
+	return NULL;
+}
+
+static void closed(struct sock *s)
+{
+	int saved = errno;
+
+	if (!s)
+		return;
+	share_lost(s);
+	sock_put(s);
+	errno = saved;
 }
 
 PUBLIC int close(int fd)
 {
+	struct sock *s = NULL;
+	int ret;
+
 	if (file_get_any(fd)) {
 		held_reap(); /* calls that this thread has left by longjmp do not count */
 		if (fd_is_own(fd))
 			return fail(EBADF);
-		closing(fd);
+		s = closing(fd);
 	}
-	return libc()->close(fd);
+	ret = libc()->close(fd);
+	closed(s);
+	return ret;
+}
+
+/* Marks of sockets that live on went with some of their descriptors. */
+static void range_closed(void)
+{
+	int top = fd_top();
+
+	for (int fd = 0; fd <= top; fd++) {
+		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
+
+		if (s && atomic_load_explicit(&s->marked, memory_order_relaxed))
+			share_lost(s);
+		if (s)
+			sock_put(s);
+	}
 }
 
 /* Close [first, last] but for the library's own. */
 static int range(unsigned first, unsigned last, int flags)
 {
-	bool keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork();
+	bool keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork(), lost = false;
 	unsigned from = first;
+	int ret = 0;
 
 	if (first > last || (flags & ~(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
 		return libc()->close_range(first, last, flags); /* refused */
-	for (unsigned i = first; i <= last && i < FD_MAX; i++) {
+	for (unsigned i = first; i <= last && i < FD_MAX && !ret; i++) {
+		struct sock *s;
+
 		if (!file_get_any((int)i))
 			continue;
 		if (fd_is_own((int)i)) {
-			if (i > from && libc()->close_range(from, i - 1, flags))
-				return -1;
+			if (i > from)
+				ret = libc()->close_range(from, i - 1, flags);
 			from = i + 1;
 		} else if (!keep) {
-			closing((int)i);
+			s = closing((int)i);
+			lost |= s != NULL;
+			if (s)
+				sock_put(s);
 		}
 	}
-	return from > last ? 0 : libc()->close_range(from, last, flags);
+	if (!ret && from <= last)
+		ret = libc()->close_range(from, last, flags);
+	if (lost)
+		range_closed();
+	return ret;
 }
 
 PUBLIC int close_range(unsigned first, unsigned last, int flags)
@@ -128,53 +174,42 @@ static bool is_refused(int from, int flags)
 	return libc()->fcntl(from, F_GETFD) < 0 || (flags & ~O_CLOEXEC);
 }
 
-/* @to is about to be replaced. Returns false if it is one of ours and could not be moved. */
-static bool make_room(int to)
+/* @to is about to be replaced. Returns false if it is one of ours and could not be moved. *@gone: for closed(). */
+static bool make_room(int to, struct sock **gone)
 {
 	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
 
 	if (fd_is_own(to))
 		return c && core_fd_move(c, to);
 	if (file_get_any(to))
-		closing(to);
+		*gone = closing(to);
 	return true;
-}
-
-/*
- * A vfork child's duplicate is not in the table, which is its parent's, and the image that it
- * is made for could not be told of it: the connection goes back to Linux first.
- */
-static void dup_in_vfork(int from)
-{
-	struct sock *s;
-
-	if (likely(!file_get_any(from) || !fd_maybe_vfork()))
-		return;
-	s = sock_get(from);
-	if (!s)
-		return;
-	sock_return(s, from, true);
-	sock_put(s);
 }
 
 PUBLIC int dup2(int from, int to)
 {
+	struct sock *gone = NULL;
+
 	if (from == to)
 		return libc()->dup2(from, to);
 	if (fd_is_own(from))
 		return fail(EBADF);
-	dup_in_vfork(from);
-	if (file_get_any(to) && !is_refused(from, 0) && !make_room(to))
+	if (file_get_any(to) && !is_refused(from, 0) && !make_room(to, &gone))
 		return fail(EBUSY);
-	return sock_dup(from, libc()->dup2(from, to));
+	to = sock_dup(from, libc()->dup2(from, to));
+	closed(gone);
+	return to;
 }
 
 PUBLIC int dup3(int from, int to, int flags)
 {
+	struct sock *gone = NULL;
+
 	if (fd_is_own(from))
 		return fail(EBADF);
-	dup_in_vfork(from);
-	if (from != to && file_get_any(to) && !is_refused(from, flags) && !make_room(to))
+	if (from != to && file_get_any(to) && !is_refused(from, flags) && !make_room(to, &gone))
 		return fail(EBUSY);
-	return sock_dup(from, libc()->dup3(from, to, flags));
+	to = sock_dup(from, libc()->dup3(from, to, flags));
+	closed(gone);
+	return to;
 }

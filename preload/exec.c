@@ -101,22 +101,6 @@ static const char *find_image(const char *file, char *buf)
 
 /* ---- the environment of the new image ---- */
 
-static bool any_fast(void)
-{
-	int top = fd_top();
-
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-		bool fast = s && sock_state(s) != SOCK_LINUX;
-
-		if (s)
-			sock_put(s);
-		if (fast)
-			return true;
-	}
-	return false;
-}
-
 static size_t env_count(char *const envp[])
 {
 	size_t n = 0;
@@ -140,15 +124,24 @@ static void env_copy(char **out, char *const envp[], char *entry)
 }
 
 /* The list for the new image in @entry, as NAME=list; false: nothing to tell. */
-static bool exec_prepare(const char *image, char *const envp[], char *entry)
+static bool prepare(const char *image, bool search, char *const envp[], char *entry, enum inherit_how how,
+		    const void *key)
 {
+	char buf[PATH_MAX];
 	static const char name[] = INHERIT_ENV "=";
 
-	if (!any_fast())
+	if (fd_top() < 0 || !inherit_any(key))
 		return false;
+	if (search)
+		image = find_image(image, buf);
 	memcpy(entry, name, sizeof(name));
-	return inherit_list(entry + sizeof(name) - 1, LIST_MAX - sizeof(name),
-			    !inherit_library_in(envp) || !image_loads_us(image, SCRIPT_DEPTH)) > 0;
+	return inherit_list(entry + sizeof(name) - 1, LIST_MAX - sizeof(name), how, key,
+			    inherit_library_in(envp) && image_loads_us(image, SCRIPT_DEPTH)) > 0;
+}
+
+static bool exec_prepare(const char *image, bool search, char *const envp[], char *entry)
+{
+	return prepare(image, search, envp, entry, INHERIT_EXEC, NULL);
 }
 
 /* ---- exec ---- */
@@ -157,7 +150,7 @@ PUBLIC int execve(const char *path, char *const argv[], char *const envp[])
 {
 	char entry[LIST_MAX], *env[env_count(envp) + 2];
 
-	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+	if (!exec_prepare(path, false, envp, entry))
 		return libc()->execve(path, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->execve(path, argv, env);
@@ -170,9 +163,9 @@ PUBLIC int execv(const char *path, char *const argv[])
 
 PUBLIC int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2], buf[PATH_MAX];
+	char entry[LIST_MAX], *env[env_count(envp) + 2];
 
-	if (fd_top() < 0 || !exec_prepare(find_image(file, buf), envp, entry))
+	if (!exec_prepare(file, true, envp, entry))
 		return libc()->execvpe(file, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->execvpe(file, argv, env);
@@ -188,7 +181,7 @@ PUBLIC int fexecve(int fd, char *const argv[], char *const envp[])
 	char entry[LIST_MAX], *env[env_count(envp) + 2], path[32];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+	if (!exec_prepare(path, false, envp, entry))
 		return libc()->fexecve(fd, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->fexecve(fd, argv, env);
@@ -255,7 +248,7 @@ PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 {
 	char entry[LIST_MAX], *env[env_count(envp) + 2];
 
-	if (fd_top() < 0 || !exec_prepare(path, envp, entry))
+	if (!prepare(path, false, envp, entry, INHERIT_SPAWN, actions))
 		return libc()->posix_spawn(pid, path, actions, attr, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->posix_spawn(pid, path, actions, attr, argv, env);
@@ -264,21 +257,21 @@ PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2], buf[PATH_MAX];
+	char entry[LIST_MAX], *env[env_count(envp) + 2];
 
-	if (fd_top() < 0 || !exec_prepare(find_image(file, buf), envp, entry))
+	if (!prepare(file, true, envp, entry, INHERIT_SPAWN, actions))
 		return libc()->posix_spawnp(pid, file, actions, attr, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->posix_spawnp(pid, file, actions, attr, argv, env);
 }
 
-/* What the child gets under another number is done inside libc, and its name for us would be unknown. */
+/* What the child gets under another number is done inside libc. */
 PUBLIC int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int newfd)
 {
 	struct sock *s = sock_get(fd);
 
 	if (s) {
-		sock_return(s, fd, true);
+		inherit_dup(s, fd, newfd, actions);
 		sock_put(s);
 	}
 	return libc()->posix_spawn_file_actions_adddup2(actions, fd, newfd);

@@ -8,43 +8,40 @@
  * the process that lost it uses it again, it asks for the connection to be Linux's, where both
  * may use it. Nothing happens to what nobody uses: the usual child closes or executes.
  *
- * A connection that was Linux's at the fork may be adopted by either. Whoever does says so in a
- * counter that relatives share; they see it before their next call on a socket that is older
- * than the fork, and look whether the shadow's filter is on it. A thread that blocks in the
- * kernel at that very moment stays there.
+ * A connection that was Linux's at the fork, or at exec, may be adopted by any process that holds
+ * it, but not while another one uses it: see share.c. What is given to an image that does not load
+ * the library counts as used.
  */
 #define _GNU_SOURCE 1
 #include "preload/inherit.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/syscall.h>
 
-#include "service/base/clock.h"
+#include "preload/share.h"
 
-uint32_t inherit_generation;
-static _Atomic uint64_t nowhere;
-static _Atomic uint64_t *adoptions = &nowhere; /* of sockets older than a fork; shared with relatives */
+#define NOTES 32
+
+_Atomic uint32_t inherit_generation;
 
 /* ---- fork ---- */
 
-static void fork_prepare(void)
-{
-	if (adoptions == &nowhere) {
-		void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-		if (p != MAP_FAILED)
-			adoptions = p;
-	}
-}
-
 void inherit_forked(void)
 {
-	inherit_generation++;
+	atomic_fetch_add_explicit(&inherit_generation, 1, memory_order_seq_cst);
+}
+
+/* Threads that enter the kernel from here on say so themselves (share.c); those that are in it cannot. */
+static void fork_prepare(void)
+{
+	inherit_forked();
+	share_fork();
 }
 
 void inherit_start(void)
@@ -52,7 +49,7 @@ void inherit_start(void)
 	static _Atomic bool started;
 
 	if (!atomic_exchange(&started, true))
-		pthread_atfork(fork_prepare, inherit_forked, NULL);
+		pthread_atfork(fork_prepare, NULL, NULL);
 }
 
 void inherit_child(struct sock *s)
@@ -63,6 +60,7 @@ void inherit_child(struct sock *s)
 	s->items = NULL; /* `first`, if it was used, stays as it was: see lend_use() */
 	s->slot = SLOT_NONE;
 	s->core = NULL;
+	s->marked = false; /* the parent's */
 	s->listener_asked = s->listener_asking = false;
 	s->listen_core = NULL;
 	if (state != SOCK_FAST && state != SOCK_ADOPTING)
@@ -71,46 +69,17 @@ void inherit_child(struct sock *s)
 	s->state = SOCK_AWAY;
 }
 
-/* The shadow's filter, or one of the application's: something that is not there on an ordinary socket. */
-static bool has_filter(int fd)
+bool inherit_has_filter(int fd)
 {
 	socklen_t len = 0;
 
 	return !libc()->getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) && len > 0;
 }
 
-bool inherit_changed(struct sock *s)
-{
-	uint64_t n = atomic_load_explicit(adoptions, memory_order_acquire); /* pairs with inherit_announce() */
-	bool away = false;
-	int saved = errno;
-
-	if (s->relatives_seen == n)
-		return false;
-	s->relatives_seen = n;
-	if (has_filter(s->fd) && lock_take(&s->lock)) {
-		if (sock_state(s) == SOCK_LINUX) {
-			s->claim = CLAIM_RETURN;
-			atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
-			away = true;
-		}
-		lock_drop(&s->lock);
-	}
-	errno = saved;
-	return away;
-}
-
-void inherit_announce(struct sock *s)
-{
-	if (s->generation != inherit_generation)
-		/* release: pairs with the acquire in inherit_changed() */
-		s->relatives_seen = atomic_fetch_add_explicit(adoptions, 1, memory_order_acq_rel) + 1;
-}
-
 /* No service to ask: if it left orderly the socket is Linux's, else nobody knows the stream any more. */
 static void claim_alone(struct sock *s)
 {
-	if (has_filter(s->fd)) {
+	if (inherit_has_filter(s->fd)) {
 		libc()->shutdown(s->fd, SHUT_RDWR);
 		s->try_at = NEVER;
 	}
@@ -154,6 +123,24 @@ static bool env_is(const char *entry, const char *name)
 	return !strncmp(entry, name, n) && entry[n] == '=';
 }
 
+/* One of them: FAST where it comes from, or Linux's. */
+static void inherit_one(int fd, uint64_t cookie, bool is_linux)
+{
+	struct sock *s;
+
+	if (fd < 0 || fd >= FD_MAX || file_get_any(fd) || !cookie || sock_cookie(fd) != cookie)
+		return;
+	s = share_track(fd, cookie);
+	if (!s)
+		return;
+	share_unmark(s); /* what was here before exec used it, or was made for us */
+	if (!is_linux) {
+		s->claim = CLAIM_TAKE;
+		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
+	}
+	sock_put(s);
+}
+
 /* Connections of the image before this one. */
 __attribute__((constructor)) static void inherit_image(void)
 {
@@ -161,24 +148,19 @@ __attribute__((constructor)) static void inherit_image(void)
 
 	while (p && *p) {
 		unsigned long long cookie;
+		bool is_linux;
 		char *end;
 		long fd = strtol(p, &end, 10);
-		struct sock *s;
 
-		if (*end != ':')
+		if (*end != ':' || fd > INT_MAX)
 			return;
 		cookie = strtoull(end + 1, &end, 16);
+		is_linux = *end == '-';
+		end += is_linux;
 		if (*end && *end != ',')
 			return;
 		p = *end ? end + 1 : end;
-		if (fd < 0 || fd >= FD_MAX || file_get_any((int)fd) || !cookie || sock_cookie((int)fd) != cookie)
-			continue;
-		s = sock_track((int)fd, libc()->fcntl((int)fd, F_GETFL) & O_NONBLOCK);
-		if (!s)
-			return;
-		s->claim = CLAIM_TAKE;
-		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
-		sock_put(s);
+		inherit_one((int)fd, cookie, is_linux);
 	}
 }
 
@@ -190,28 +172,177 @@ bool inherit_library_in(char *const envp[])
 	return false;
 }
 
-size_t inherit_list(char *text, size_t size, bool give_back)
+/* ---- what the new image has under which number ---- */
+
+/* Descriptors that are made for it where the table cannot know them. */
+static struct note {
+	uintptr_t key; /* a process id, or the address of file actions */
+	int from, to;
+	uint64_t cookie;
+} notes[NOTES]; /* notes_lock */
+static uint32_t notes_next;
+static struct lock notes_lock;
+
+/* A list that is being written. */
+struct list {
+	char *text;
+	size_t len, size;
+	enum inherit_how how;
+	bool loads;
+};
+
+static uintptr_t note_key(const void *key)
 {
-	int top = fd_top();
-	size_t len = 0;
+	return key ? (uintptr_t)key : (uintptr_t)syscall(SYS_getpid);
+}
+
+/* Threads of the parent's that are in the kernel on @s cannot be told in a child that works in its memory. */
+static bool is_busy(struct sock *s)
+{
+	return fd_maybe_vfork() && (s->items || atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL);
+}
+
+void inherit_dup(struct sock *s, int from, int to, const void *key)
+{
+	int saved = errno;
+
+	share_note(s);
+	if (sock_state(s) != SOCK_LINUX && sock_state(s) != SOCK_AWAY)
+		sock_return(s, from, false);
+	if (!key)
+		share_mark_fd(to); /* the child's; an image that knows the connection drops it */
+	if (!is_busy(s) && lock_take(&notes_lock)) {
+		notes[notes_next++ % NOTES] = (struct note){note_key(key), from, to, sock_cookie(from)};
+		lock_drop(&notes_lock);
+	}
+	errno = saved;
+}
+
+/* The @i-th note, if it is of @key. */
+static bool note_get(uint32_t i, uintptr_t key, struct note *out)
+{
+	if (!lock_take(&notes_lock))
+		return false;
+	*out = notes[i];
+	lock_drop(&notes_lock);
+	return out->cookie && out->key == key;
+}
+
+/* A connection under @fd that a new image inherits, with a reference; or NULL. */
+static struct sock *heir_get(int fd)
+{
+	struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
+	int flags;
+
+	if (!s)
+		return NULL;
+	flags = s->listener ? FD_CLOEXEC : libc()->fcntl(fd, F_GETFD);
+	if (flags >= 0 && !(flags & FD_CLOEXEC))
+		return s;
+	sock_put(s);
+	return NULL;
+}
+
+bool inherit_any(const void *key)
+{
+	int top = fd_top(), saved = errno;
+	struct note n;
+
+	for (uint32_t i = 0; i < NOTES; i++)
+		if (note_get(i, note_key(key), &n))
+			return true;
+	for (int fd = 0; fd <= top; fd++) {
+		struct sock *s = heir_get(fd);
+
+		if (s) {
+			sock_put(s);
+			return true;
+		}
+	}
+	errno = saved;
+	return false;
+}
+
+/* False: there is no room. */
+static bool list_add(struct list *l, int fd, uint64_t cookie, bool is_linux)
+{
+	int n = snprintf(l->text + l->len, l->size - l->len, "%s%d:%llx%s", l->len ? "," : "", fd,
+			 (unsigned long long)cookie, is_linux ? "-" : "");
+
+	if (n <= 0 || (size_t)n >= l->size - l->len)
+		return false;
+	l->len += (size_t)n;
+	return true;
+}
+
+/*
+ * A new image has @s as @fd. What it does not know as a connection it uses in the kernel: nobody adopts it. The standard
+ * streams are Linux's to begin with, as the image's first look at them may be stdio's.
+ */
+static void list_heir(struct list *l, struct sock *s, int fd)
+{
+	uint64_t cookie = sock_cookie(fd);
+	bool knows = l->loads && !is_busy(s) && !s->passed;
+
+	if (!cookie)
+		return;
+	share_note(s);
+	if (sock_state(s) != SOCK_LINUX) {
+		if (l->loads && fd > 2 && list_add(l, fd, cookie, false))
+			return;
+		sock_return(s, fd, l->how == INHERIT_SPAWN && !l->loads);
+	}
+	if (knows && list_add(l, fd, cookie, true))
+		return;
+	if (l->how == INHERIT_EXEC) {
+		share_mark_fd(fd);
+		return;
+	}
+	s->keep_linux = true; /* there is nobody to do that in the child */
+	s->try_at = NEVER;
+}
+
+static void list_note(struct list *l, const struct note *n)
+{
+	struct sock *s;
+
+	if (l->how == INHERIT_EXEC) { /* it is there already, and marked */
+		if (l->loads && sock_cookie(n->to) == n->cookie &&
+		    !((int)syscall(SYS_fcntl, n->to, F_GETFD) & FD_CLOEXEC))
+			list_add(l, n->to, n->cookie, true);
+		return;
+	}
+	s = sock_get(n->from);
+	if (!s)
+		return;
+	if (sock_cookie(n->from) == n->cookie) {
+		bool told = l->loads && !s->passed && list_add(l, n->to, n->cookie, true);
+
+		sock_return(s, n->from, !told);
+		if (!told)
+			s->try_at = NEVER;
+	}
+	sock_put(s);
+}
+
+size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads)
+{
+	struct list l = {.text = text, .size = size, .how = how, .loads = loads};
+	int top = fd_top(), saved = errno;
+	struct note n;
 
 	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-		int n;
+		struct sock *s = heir_get(fd);
 
-		if (!s)
-			continue;
-		if (sock_state(s) != SOCK_LINUX && !(libc()->fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
-			n = give_back ? 0
-				      : snprintf(text + len, size - len, "%s%d:%llx", len ? "," : "", fd,
-						 (unsigned long long)sock_cookie(fd));
-			if (n > 0 && (size_t)n < size - len)
-				len += (size_t)n;
-			else
-				sock_return(s, fd, true);
+		if (s) {
+			list_heir(&l, s, fd);
+			sock_put(s);
 		}
-		sock_put(s);
 	}
-	text[len] = 0;
-	return len;
+	for (uint32_t i = 0; i < NOTES; i++)
+		if (note_get(i, note_key(key), &n))
+			list_note(&l, &n);
+	text[l.len] = 0;
+	errno = saved;
+	return l.len;
 }

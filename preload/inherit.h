@@ -11,30 +11,38 @@ enum claim {
 	CLAIM_RETURN, /* it was taken over by another process, and we use it again: both through Linux */
 };
 
-/* Environment variable for a new image: FD:COOKIE,... of connections that are FAST here. */
+/* Environment variable for a new image: FD:COOKIE,... of the connections it inherits; with a '-' behind: Linux's. */
 #define INHERIT_ENV "TAPAS_FDS"
 
 /* In a forked child: @s is a copy of the parent's. Its descriptors are kept. */
 void inherit_child(struct sock *s);
-void inherit_forked(void); /* in both, once per fork */
+void inherit_forked(void); /* a generation ends */
 /* Start to find out what became of @s (SOCK_AWAY). s->lock held. It is ADOPTING or LINUX then, or still AWAY: try again. */
 void inherit_claim(struct sock *s);
-/*
- * @s (SOCK_LINUX) was there before the last fork: has another process had it adopted since? Then it is AWAY.
- */
-bool inherit_changed(struct sock *s);
-/* About to be adopted: tell relatives to look. */
-void inherit_announce(struct sock *s);
+/* The shadow's filter, or one of the application's: something that is not there on an ordinary socket. */
+bool inherit_has_filter(int fd);
 
 void inherit_start(void); /* once, before the first socket */
 /* Does an image with this environment load the library, if it loads any? */
 bool inherit_library_in(char *const envp[]);
+/* What starts a new image. */
+enum inherit_how {
+	INHERIT_EXEC,  /* exec: this process, or a vfork child that works in the memory of another */
+	INHERIT_SPAWN, /* posix_spawn: libc */
+};
 /*
- * What a new image must be told: FD:COOKIE,... of the connections that it inherits and that are not Linux's; with
- * @give_back, or without room, they are given back instead. Returns the length.
+ * @from became @to in a child that works in this memory (@key is 0), or will, as @key (file actions) say: the image
+ * that it is made for has the connection under that number. It goes back to Linux until then.
  */
-size_t inherit_list(char *text, size_t size, bool give_back);
+void inherit_dup(struct sock *s, int from, int to, const void *key);
+/* Will a new image inherit a connection? @key: see inherit_dup(). */
+bool inherit_any(const void *key);
+/*
+ * What it must be told, in @text. An image that does not load the library (@loads) gets them as Linux's. Returns the
+ * length.
+ */
+size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads);
 
-extern uint32_t inherit_generation; /* forks so far; written in fork handlers only */
+extern _Atomic uint32_t inherit_generation; /* forks so far; written in fork handlers only */
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "preload/epoll.h"
 #include "service/base/clock.h"
+#include "preload/share.h"
 #include "preload/user.h"
 
 #define ITEMS (1u << 20) /* a tag is an item's number and 12 bits of generation: 6 lives, 6 registrations */
@@ -454,6 +455,8 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	f = file_get(epfd);
 	if (f && f->type == FILE_LENT)
 		lend_use(f, epfd);
+	if (op != EPOLL_CTL_DEL && sock_state(s) == SOCK_LINUX)
+		share_enter(s);
 	if (sock_state(s) == SOCK_AWAY) /* certain, or under way */
 		wait_sock(s, 0, clock_now_ns() + NS_PER_S);
 	if (op == EPOLL_CTL_ADD && !can_be_seen(f))

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "preload/epoll.h"
+#include "preload/share.h"
 #include "preload/user.h"
 
 #define ROUND 64
@@ -198,7 +199,7 @@ void lend_child(void)
 
 /*
  * What was adopted at the fork goes back to Linux, and into the kernel's set, which both see:
- * the parent may be blocked in something else.
+ * the parent may be blocked in something else. What was Linux's stays there.
  */
 static void lend_members(struct lent *l, int epfd)
 {
@@ -207,11 +208,11 @@ static void lend_members(struct lent *l, int epfd)
 	l->ep = NULL;
 	for (struct item *it = ep ? ep->all : NULL; it; it = it->all_next) {
 		struct epoll_event ev = {.events = it->events, .data.u64 = it->data};
-		struct sock *s = it->where == ITEM_USER ? sock_get(it->fd) : NULL;
+		struct sock *s = sock_get(it->fd);
 
 		if (!s)
 			continue;
-		if (s == it->sock && !sock_return(s, it->fd, true) && !it->disabled)
+		if (s == it->sock && !sock_return(s, it->fd, true) && it->where == ITEM_USER && !it->disabled)
 			libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, it->fd, &ev); /* EEXIST: the parent was faster */
 		sock_put(s);
 	}
@@ -236,6 +237,15 @@ void lend_use(struct file *f, int epfd)
 
 /* ---- descriptors in messages ---- */
 
+/* The receiver may not have the library, or keep the message for long: here it stays with Linux. */
+static void lend_sock(struct sock *s, int fd)
+{
+	if (!s->listener)
+		share_note(s);
+	s->passed = true;
+	sock_return(s, fd, true);
+}
+
 void lend_message(int sock, const struct msghdr *m)
 {
 	if (fd_is_own(sock) || !user_readable(m, sizeof(*m)) || m->msg_controllen < CMSG_LEN(sizeof(int)) ||
@@ -253,7 +263,7 @@ void lend_message(int sock, const struct msghdr *m)
 			if (f && f->type == FILE_EPOLL)
 				ep_lend(container_of(f, struct ep, file));
 			else if (f && f->type == FILE_SOCK)
-				sock_return(container_of(f, struct sock, file), fd, true);
+				lend_sock(container_of(f, struct sock, file), fd);
 			if (f)
 				file_put(f);
 		}

@@ -15,6 +15,7 @@
 
 #include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
@@ -90,11 +91,16 @@ static size_t msg_total(const struct msghdr *m)
 
 PUBLIC ssize_t recvmsg(int fd, struct msghdr *m, int flags)
 {
+	ssize_t n;
+
 	if (flags & MSG_ERRQUEUE)
 		return libc()->recvmsg(fd, m, flags);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmsg(fd, m, flags), fast_recvmsg(s, m, flags));
+	n = IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmsg(fd, m, flags), fast_recvmsg(s, m, flags));
+	if (n >= 0 && !file_get_any(fd))
+		share_received(m);
+	return n;
 }
 
 /* The time is looked at between messages only, as in Linux. */
@@ -130,12 +136,17 @@ static ssize_t fast_recvmmsg(struct sock *s, struct mmsghdr *v, unsigned n, int 
 
 PUBLIC int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
+	int got;
+
 	if (flags & MSG_ERRQUEUE)
 		return libc()->recvmmsg(fd, v, n, flags, timeout);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return (int)IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmmsg(fd, v, n, flags, timeout),
-			    fast_recvmmsg(s, v, n, flags, timeout));
+	got = (int)IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recvmmsg(fd, v, n, flags, timeout),
+			   fast_recvmmsg(s, v, n, flags, timeout));
+	for (int i = 0; i < got && !file_get_any(fd); i++)
+		share_received(&v[i].msg_hdr);
+	return got;
 }
 
 /* ---- send ---- */

@@ -18,6 +18,7 @@
 
 #include "preload/epoll.h"
 #include "preload/poll.h"
+#include "preload/share.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
 
@@ -38,6 +39,7 @@ struct set {
 	nfds_t n, hole;   /* hole: an entry that the kernel's copy does not use, or n */
 	uint32_t adopted; /* entries that are not Linux's alone */
 	bool eps;         /* some are epoll instances */
+	bool away;        /* of some the service could not be asked at once: soon again */
 	struct core *core;
 	uint64_t contexts;
 	struct set_mem *mem;
@@ -137,6 +139,7 @@ static int set_look(struct set *set)
 	int ready = 0;
 
 	set->adopted = 0;
+	set->away = false;
 	set->hole = set->n;
 	for (nfds_t i = 0; i < set->n; i++) {
 		struct file *f = set->file[i];
@@ -151,7 +154,7 @@ static int set_look(struct set *set)
 		if (!f || f->type != FILE_SOCK)
 			continue;
 		s = container_of(f, struct sock, file);
-		if (sock_settle(s) && sock_state(s) == SOCK_LINUX) {
+		if (sock_settle(s) && sock_state(s) == SOCK_LINUX && !share_enter(s)) {
 			set->kernel[i].fd = set->app[i].fd;
 			set->kernel[i].events = set->app[i].events;
 			continue;
@@ -159,7 +162,9 @@ static int set_look(struct set *set)
 		set->kernel[i] = (struct pollfd){.fd = -1};
 		set->hole = i;
 		set->adopted++;
-		if (!core_is_dead(s->core)) {
+		if (sock_state(s) == SOCK_AWAY) {
+			set->away = true; /* nobody to be woken by yet */
+		} else if (!core_is_dead(s->core)) {
 			set->core = s->core;
 			set->contexts |= 1ull << s->context;
 		}
@@ -208,6 +213,8 @@ static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 		n += at == n;
 		set->kernel[at] = (struct pollfd){.fd = epfd, .events = POLLIN};
 	}
+	if (set->away && deadline)
+		deadline = MIN(deadline, clock_now_ns() + NS_PER_MS);
 	r = wait_ppoll(set->kernel, n, ready ? 0 : deadline, mask);
 	if (r < 0)
 		for (nfds_t i = 0; i < set->n; i++)

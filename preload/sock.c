@@ -23,7 +23,7 @@
 #include <sys/auxv.h>
 
 #include "preload/wait.h"
-#include "preload/inherit.h"
+#include "preload/share.h"
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
 
@@ -73,6 +73,7 @@ static void service_init(void)
 void sock_child(void)
 {
 	inherit_forked();
+	share_child();
 	fd_child();
 	atomic_store(&sock_core, NULL);
 	atomic_store(&service_next_ns, 0);
@@ -135,7 +136,7 @@ struct sock *sock_track(int fd, bool nonblock)
 	s->slot = SLOT_NONE;
 	s->fd = fd;
 	s->nonblock = nonblock;
-	s->generation = inherit_generation;
+	s->generation = atomic_load_explicit(&inherit_generation, memory_order_relaxed);
 	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
 	fd_set_file(fd, &s->file);
@@ -200,6 +201,8 @@ void sock_free(struct sock *s)
 		lock_drop(&s->lock);
 	}
 	slot_release(s);
+	if (!share_forget(s))
+		return;
 	if (s->late_fd) {
 		fd_forget(s->late_fd);
 		syscall(SYS_close, s->late_fd);
@@ -283,6 +286,7 @@ static void adopt_undo(struct sock *s)
 static void adopt_locked(struct sock *s, int fd, struct core *c)
 {
 	int slot, context;
+	bool busy;
 
 	/* a thread that met the closed record may still be looking at the old buffers */
 	if (s->slot != SLOT_NONE && sock_threads(s) > 1)
@@ -305,9 +309,10 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
-	inherit_announce(s);
-	if (atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s) ||
-	    core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
+	busy = atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s);
+	if (!busy)
+		share_unmark(s);
+	if (busy || core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
 		adopt_undo(s);
 		return;
 	}
@@ -329,9 +334,10 @@ void sock_claim_start(struct sock *s)
 	if (!ep_items_to_user(s)) {
 		err = -EAGAIN;
 	} else if (s->claim == CLAIM_TAKE) {
-		inherit_announce(s);
+		share_unmark(s);
 		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context);
 	} else {
+		share_mark(s); /* from then on */
 		err = core_return(s->core, s->slot, s->fd, s->fd);
 	}
 	if (err < 0) {
@@ -385,7 +391,7 @@ static void adopt_try(struct sock *s, int fd)
 		}
 		try_later(s); /* when this attempt comes to nothing */
 		s->tries++;
-		if (sock_state(s) == SOCK_LINUX && is_established(fd))
+		if (sock_state(s) == SOCK_LINUX && is_established(fd) && !share_is_stdio(s))
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !s->policy.accelerate) {
@@ -394,9 +400,31 @@ static void adopt_try(struct sock *s, int fd)
 	errno = saved;
 }
 
+/*
+ * It is watched in the kernel again, and another process may hold it: it says so, and if that one has had it adopted
+ * meanwhile it is given back. s->lock held.
+ */
+static void settle_watched(struct sock *s)
+{
+	if (!s->items || !share_is(s) || share_mark(s))
+		return;
+	s->claim = CLAIM_RETURN;
+	atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
+	inherit_claim(s);
+}
+
+/* Worth another try one day? */
+static bool is_refused_once(uint32_t reason)
+{
+	return reason == IPC_REASON_RACE || reason == IPC_REASON_BUSY || reason == IPC_REASON_FULL ||
+	       reason == IPC_REASON_MEMORY || reason == IPC_REASON_SILENT || reason == IPC_REASON_STATE ||
+	       reason == IPC_REASON_USED;
+}
+
 /* Refused, or the service died before it answered. s->lock held. */
 static void settle_linux(struct sock *s, bool died)
 {
+	bool given_back = s->claiming && s->claim == CLAIM_RETURN;
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
 	if (!died && reason == IPC_REASON_RETRY) { /* in the middle of something, elsewhere */
@@ -408,13 +436,17 @@ static void settle_linux(struct sock *s, bool died)
 		int none = 0;
 
 		libc()->setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
-	} else if (reason != IPC_REASON_RACE && reason != IPC_REASON_BUSY && reason != IPC_REASON_FULL &&
-		   reason != IPC_REASON_MEMORY && reason != IPC_REASON_SILENT && reason != IPC_REASON_STATE) {
+	} else if (given_back) {
+		if (s->try_at != NEVER)
+			try_later(s);
+	} else if (!is_refused_once(reason)) {
 		s->try_at = NEVER;
 	}
 	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);
+	if (!given_back)
+		settle_watched(s);
 }
 
 static void settle_fast(struct sock *s)
@@ -462,6 +494,7 @@ static void settle_returned(struct sock *s)
 	verbose(s, "is given back to Linux", reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);
+	settle_watched(s);
 }
 
 /* The service died between freezing and giving back: nobody knows the stream any more. s->lock held. */
@@ -552,7 +585,7 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		int err = 0;
 
 		if (likely(state == SOCK_LINUX)) {
-			if (unlikely(s->generation != inherit_generation) && inherit_changed(s))
+			if (share_enter(s))
 				continue;
 			held_push(&h);
 			return IO_LINUX;

@@ -101,7 +101,11 @@ struct sock {
 	uint8_t claim;           /* enum claim, valid in AWAY */
 	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
 	uint32_t generation;     /* inherit_generation when it was made */
-	uint64_t relatives_seen; /* adoptions of relatives that were looked at */
+	_Atomic bool shared;     /* another process may hold it, not only by a fork after it was made: see share.c */
+	_Atomic bool marked;     /* this process says that it uses it in the kernel */
+	bool passed;             /* sent in a message, who knows to whom */
+	struct sock *index_next; /* share.c's */
+	uint64_t index_cookie;   /* 0: not in the index */
 
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 
 #include "preload/handback.h"
+#include "preload/inherit.h"
 #include "preload/io.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
@@ -225,7 +226,9 @@ int sock_dup(int from, int to)
 
 	if (!f)
 		return to;
-	if (f->type != FILE_OWN && !fd_in_vfork()) {
+	if (f->type == FILE_SOCK && fd_in_vfork()) { /* the table is its parent's */
+		inherit_dup(container_of(f, struct sock, file), from, to, NULL);
+	} else if (f->type != FILE_OWN && !fd_in_vfork()) {
 		fd_set_file(to, f);
 		if (to <= 2)
 			handback(to); /* the standard streams are read and written inside libc */

@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -221,6 +222,13 @@ int sock_filter_detach(int fd)
 }
 
 /* ---- whose socket ---- */
+
+bool sock_is_used(int fd)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = IPC_USED_BYTE, .l_len = 1};
+
+	return !fcntl(fd, F_GETLK, &l) && l.l_type != F_UNLCK;
+}
 
 int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 {

@@ -142,6 +142,12 @@ struct ipc_page {
 #define IPC_WORD_FIN(w) ((uint32_t)((w) >> 32))
 #define IPC_WORD_STRAY(w) ((uint32_t)(w))
 
+/*
+ * A process that uses a connection in the kernel, and may not be the only one that holds it, has a POSIX read lock on
+ * this byte of the socket: it is not adopted then.
+ */
+#define IPC_USED_BYTE 0x7461706173ull
+
 /* Why a connection is with Linux: id, word for reports, explanation. */
 #define IPC_REASON_LIST(X)                                                                       \
 	X(NONE, "none", "")                                                                      \
@@ -167,7 +173,8 @@ struct ipc_page {
 	X(MOVED, "moved", "another process has taken it over")                                   \
 	X(RETRY, "retry", "another transaction on it was running")                               \
 	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \
-	X(ERROR, "error", "an unexpected error of a system call")
+	X(ERROR, "error", "an unexpected error of a system call")                                \
+	X(USED, "used", "another process uses it as well")
 
 enum ipc_reason {
 #define X(id, name, help) IPC_REASON_##id,

@@ -142,6 +142,9 @@ static uint32_t adopt_read(struct slow *s, struct conn *c)
 		return IPC_REASON_FAULT;
 	if (sock_filter_attach_closed(c->fd))
 		return IPC_REASON_ERROR;
+	/* the filter is seen by whoever says it later: see preload/share.c */
+	if (sock_is_used(c->fd))
+		return IPC_REASON_USED;
 	if (adopt_fails(s, 2))
 		return IPC_REASON_FAULT;
 	rc = sock_state_read(c->fd, st);
