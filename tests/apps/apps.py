@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from lab import BUILD, FULL, FastShare, run_prefix, scale  # noqa: F401: scale is for the tests
+from lab import ASAN_LIBRARY, BUILD, FULL, FastShare, run_prefix, scale  # noqa: F401: scale is for the tests
 
 SERVERS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "servers")
 FIGURES = os.path.join(BUILD, "apps.json")
@@ -30,6 +30,16 @@ def need(*programs):
     for program, path in zip(programs, found):
         assert path, "%s is missing: run tests/setup.sh" % program
     return found[0] if len(found) == 1 else found
+
+
+def skip_if_sanitizer_hangs(path):
+    """Some programs hang at their start under the sanitizer alone, without our library."""
+    if ASAN_LIBRARY:
+        try:
+            subprocess.run([path, "--version"], env=dict(os.environ, LD_PRELOAD=ASAN_LIBRARY), timeout=5,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            pytest.skip("%s hangs under the sanitizer alone" % path)
 
 
 def record(program, figure):

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from apps import accelerated_as, as_user, carried, lab_for, own_dir, scale, write
+from apps import accelerated_as, as_user, carried, lab_for, own_dir, scale, skip_if_sanitizer_hangs, write
 from lab import wait_for
 
 PORT, USER = 5432, "postgres"
@@ -21,6 +21,7 @@ def program(name):
 
 def start(lab, addr, accelerated):
     host = lab.server if addr == lab.addr else lab.client
+    skip_if_sanitizer_hangs(program("postgres"))
     data = own_dir(lab, "data", USER)
     host.run(as_user(USER, [program("initdb"), "-D", data, "-A", "trust", "-N", "--no-locale", "-E", "UTF8"]))
     write(os.path.join(data, "pg_hba.conf"), "host all all 10.77.0.0/16 trust\n")

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from apps import carried, files, lab_for, need, own_dir, scale, write
+from apps import carried, files, lab_for, need, own_dir, scale, skip_if_sanitizer_hangs, write
 
 PORT, IPERF = 8080, 5201
 CONF = """user www-data; worker_processes 2; daemon off; pid %(dir)s/pid; error_log stderr warn;
@@ -41,6 +41,7 @@ def web(request, make_lab, mode):
 
 def test_curl_parallel(web):
     lab, who, url, made, run = web
+    skip_if_sanitizer_hangs(need("curl"))
     out = own_dir(lab, "out")
     argv = [need("curl"), "-sS", "--fail", "--max-time", "60", "--parallel", "--parallel-max", "8"]
     n = scale(800, 160)
