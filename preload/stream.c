@@ -178,8 +178,10 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 	if (!done)
 		return 0;
 	cork = more || st->corked ? IPC_OPT_CORK : 0;
-	if ((opts & IPC_OPT_CORK) != cork)
-		atomic_store_explicit(&st->slot->opts, (opts & ~IPC_OPT_CORK) | cork, memory_order_relaxed);
+	if ((opts & IPC_OPT_CORK) != cork && cork)
+		atomic_fetch_or_explicit(&st->slot->opts, IPC_OPT_CORK, memory_order_relaxed);
+	else if ((opts & IPC_OPT_CORK) != cork)
+		atomic_fetch_and_explicit(&st->slot->opts, ~IPC_OPT_CORK, memory_order_relaxed);
 	if (atomic_load_explicit(&st->slot->want, memory_order_relaxed) && room - done >= st->tx_size / 3)
 		space_found(st);
 	/* release: pairs with the acquire in ipc_record_read() and ipc_record_freeze() */
@@ -207,12 +209,28 @@ bool stream_want_space(struct stream *st)
 
 void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear)
 {
-	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), to = (now & ~clear) | set;
+	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), to;
 
 	if ((set | clear) & IPC_OPT_CORK)
 		st->corked = set & IPC_OPT_CORK;
-	if (to == now)
-		return;
-	atomic_store_explicit(&st->slot->opts, to, memory_order_release);
+	do {
+		to = (now & ~clear) | set;
+		if (to == now)
+			return;
+	} while (!atomic_compare_exchange_weak_explicit(&st->slot->opts, &now, to, memory_order_release,
+							memory_order_relaxed));
+	stream_ring(st);
+}
+
+void stream_opts_changed(struct stream *st)
+{
+	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed);
+
+	/* release: the numbers were stored before */
+	while (!atomic_compare_exchange_weak_explicit(&st->slot->opts, &now,
+						      (now & ~IPC_OPT_CHANGES) |
+							      ((now + IPC_OPT_CHANGE) & IPC_OPT_CHANGES),
+						      memory_order_release, memory_order_relaxed))
+		;
 	stream_ring(st);
 }

@@ -44,6 +44,8 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 /* Ask for a ring of the context when a third of the transmit buffer is free. Returns true if it is free now. */
 bool stream_want_space(struct stream *st);
 void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear);
+/* A number beside the record has changed. */
+void stream_opts_changed(struct stream *st);
 
 static inline void stream_ring(struct stream *st)
 {

@@ -29,13 +29,17 @@ static void app_window_opened(struct fast_thread *t, struct flow *f)
 static void app_take_over(struct fast_thread *t, struct flow *f, const struct ipc_record *rec)
 {
 	bool read = rec->rcv_read != f->rcv_read;
+	uint32_t changed;
 
 	if (rec->snd_end != f->snd_end || rec->opts != f->opts) {
 		f->snd_end = rec->snd_end;
 		if (rec->opts & IPC_OPT_QUICKACK && f->flags & FLOW_DELACK)
 			f->flags |= FLOW_ACK_NOW;
+		changed = f->opts ^ rec->opts;
 		f->opts = (uint16_t)rec->opts;
-		flowset_add(&t->ready, f->id);
+		flowset_add(&t->ready, f->id); /* where its clocks are set anew */
+		if (unlikely(changed & (IPC_OPT_KEEPALIVE | IPC_OPT_CHANGES)))
+			timer_keepalive(t, f);
 	}
 	f->rcv_read = rec->rcv_read;
 	f->context = rec->context;

@@ -118,6 +118,8 @@ uint64_t pacer_wait_ns(const struct flow *f);
 
 /* timer.c */
 void timer_arm(struct fast_thread *t, struct flow *f);
+/* SO_KEEPALIVE is on, or its numbers have changed, or its time has come. */
+void timer_keepalive(struct fast_thread *t, struct flow *f);
 /* Expire what is due. Returns whether there was anything. */
 bool timer_run(struct fast_thread *t);
 
