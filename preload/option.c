@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * getsockopt and setsockopt. Always done on the kernel socket, which is the truth: what heeds
- * an option there, such as keep-alive, linger, marks and TOS, does so for an adopted connection
- * too. Here is noted what the buffers must know, filled in what only they know (SO_ERROR,
- * TCP_INFO), and kept with Linux what they cannot do. Any thread.
+ * an option there, such as linger, marks and TOS, does so for an adopted connection too. Here is
+ * noted what the buffers must know, told the service what its timers go by (keep-alive, time-outs),
+ * filled in what only they know (SO_ERROR, TCP_INFO), and kept with Linux what they cannot do. Any
+ * thread.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
@@ -44,6 +45,7 @@ static void numbers_publish(struct sock *s)
 	atomic_store_explicit(&slot->keep_idle_s, s->keep_idle_s, memory_order_relaxed);
 	atomic_store_explicit(&slot->keep_intvl_s, s->keep_intvl_s, memory_order_relaxed);
 	atomic_store_explicit(&slot->keep_cnt, s->keep_cnt, memory_order_relaxed);
+	atomic_store_explicit(&slot->notsent_lowat, s->st.lowat, memory_order_relaxed);
 }
 
 static void note_flag(struct sock *s, uint32_t opt, bool on)
@@ -61,6 +63,19 @@ static void note_number(struct sock *s, _Atomic uint32_t *number, int v)
 		return;
 	numbers_publish(s);
 	stream_opts_changed(&s->st);
+}
+
+static void note_notsent(struct sock *s, int v)
+{
+	uint32_t lowat = v < 0 ? 0 : (uint32_t)v;
+
+	note_number(s, &s->st.lowat, (int)lowat);
+	note_flag(s, IPC_OPT_LOWAT, lowat);
+	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
+		return;
+	ep_items_mark(s, NULL); /* there may be room now */
+	lock_drop(&s->lock);
+	core_context_wake(s->core, s->context);
 }
 
 /* Linux wakes those who wait if there is enough to read now. */
@@ -117,6 +132,8 @@ static void note_option(struct sock *s, int level, int name, const void *value, 
 		s->inq = v;
 	else if (name == TCP_USER_TIMEOUT)
 		note_number(s, &s->user_timeout_ms, v);
+	else if (name == TCP_NOTSENT_LOWAT)
+		note_notsent(s, v);
 	else if (name == TCP_KEEPIDLE)
 		note_number(s, &s->keep_idle_s, v);
 	else if (name == TCP_KEEPINTVL)
@@ -129,10 +146,10 @@ void option_load(struct sock *s, int fd)
 {
 	static const struct {
 		int level, name;
-	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},        {IPPROTO_TCP, TCP_INQ},
-		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO},      {SOL_SOCKET, SO_SNDTIMEO},
-		       {SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_KEEPIDLE},    {IPPROTO_TCP, TCP_KEEPINTVL},
-		       {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}};
+	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_INQ},
+		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO},       {SOL_SOCKET, SO_SNDTIMEO},
+		       {SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_KEEPIDLE},     {IPPROTO_TCP, TCP_KEEPINTVL},
+		       {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_TCP, TCP_NOTSENT_LOWAT}};
 
 	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {

@@ -187,6 +187,19 @@ void app_acked(struct fast_thread *t, struct flow *f)
 	app_ring(t, f);
 }
 
+void app_sent(struct fast_thread *t, struct flow *f)
+{
+	struct ipc_slot *s = thread_slot(t, f);
+	uint64_t unsent = f->snd_end - MIN(f->snd_max, f->snd_end);
+
+	if (2 * unsent >= atomic_load_explicit(&s->notsent_lowat, memory_order_relaxed))
+		return;
+	/* as in app_acked(): before it snd_sent was stored */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&s->want, memory_order_relaxed) & IPC_WANT_SPACE)
+		app_ring(t, f);
+}
+
 void app_info(struct fast_thread *t, struct flow *f)
 {
 	struct ipc_slot *s = thread_slot(t, f);

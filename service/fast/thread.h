@@ -134,6 +134,8 @@ void app_fin_acked(struct fast_thread *t, struct flow *f); /* status alone: nobo
 bool app_freeze(struct fast_thread *t, struct flow *f);
 void app_delivered(struct fast_thread *t, struct flow *f);
 void app_acked(struct fast_thread *t, struct flow *f);
+/* With IPC_OPT_LOWAT, after a transmission. */
+void app_sent(struct fast_thread *t, struct flow *f);
 void app_info(struct fast_thread *t, struct flow *f);
 /* Publish what TCP_INFO counts: of all that was sent and received; that a segment came. */
 void app_counts(struct fast_thread *t, const struct flow *f);

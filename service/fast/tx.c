@@ -341,6 +341,8 @@ bool tx_run(struct fast_thread *t, struct flow *f)
 	if (f->flags & FLOW_ACK_NOW && !tx_empty(t, f, tx_ack_seq(f), TCP_ACK))
 		why = TX_FULL;
 	thread_stats(t, f);
+	if (unlikely(f->opts & IPC_OPT_LOWAT))
+		app_sent(t, f);
 	return why == TX_FULL || (why == TX_GO && !(f->flags & FLOW_PERSIST));
 }
 

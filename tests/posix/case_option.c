@@ -3,8 +3,10 @@
  * Socket options on accelerated connections. One case for each option: its value, a new value,
  * the value then, and the connection still works. Then TCP_INFO, and wrong arguments.
  */
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 
 #include "tests/posix/posix.h"
@@ -534,6 +536,58 @@ static void info_unacked(void)
 	say("notsent_bytes: %s", i.tcpi_notsent_bytes > 10000 ? "many" : "few");
 }
 
+static char big[100000];
+
+/* Only little waits unsent for a peer that does not read, and there is room when it has read. */
+static void notsent_bound(void)
+{
+	struct conn *c = conn_open();
+	int lowat = 20000, unsent = -1;
+	int64_t total = 0;
+	struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+
+	fcntl(c->fd, F_SETFL, O_NONBLOCK);
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "TCP_NOTSENT_LOWAT");
+	for (int tries = 0; tries < 60; tries++) { /* until the peer's window is closed */
+		ssize_t n;
+
+		pattern_fill(big, 10000, 3, (uint64_t)total);
+		n = write(c->fd, big, 10000);
+		if (n > 0) {
+			total += n;
+			tries = 0;
+		} else {
+			pause_ms(5);
+		}
+	}
+	tell(ioctl(c->fd, SIOCOUTQNSD, &unsent), "SIOCOUTQNSD");
+	say("unsent: %s", unsent >= 10000 && unsent < 120000 ? "about as much" : "something else");
+	say("writable: %d", poll(&p, 1, 0));
+	peer(PEER_RECV, c, total, 0);
+	say("writable: %d", poll(&p, 1, 3000));
+	lowat = 0;
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "none");
+	fill_up(c->fd);
+	tell(ioctl(c->fd, SIOCOUTQNSD, &unsent), "SIOCOUTQNSD");
+	say("unsent: %s", unsent > 32000 ? "much" : "little");
+}
+
+/* A write that blocks for it, and all bytes arrive. */
+static void notsent_blocking(void)
+{
+	struct conn *c = conn_open();
+	int lowat = 5000;
+
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "TCP_NOTSENT_LOWAT");
+	peer_later(20, PEER_RECV, c, 4 * (int64_t)sizeof(big), 0);
+	for (int i = 0; i < 4; i++) {
+		pattern_fill(big, sizeof(big), 3, (uint64_t)i * sizeof(big));
+		if (write(c->fd, big, sizeof(big)) != sizeof(big))
+			tell(-1, "write");
+	}
+	say("peer got %s", peer_wait().ret == 4 * (int64_t)sizeof(big) ? "all" : "something else");
+}
+
 static void info_short(void)
 {
 	struct conn *c = conn_open();
@@ -576,6 +630,8 @@ const struct test_case cases_option[] = {
 		     "urgent data are Linux's"),
 	CASE("option/info-fins", "what a FIN counts", info_fins),
 	CASE("option/info-unsent", "TCP_INFO with a full buffer", info_unacked),
+	CASE("option/notsent-bound", "TCP_NOTSENT_LOWAT bounds what is unsent", notsent_bound),
+	CASE("option/notsent-blocking", "write() waits for TCP_NOTSENT_LOWAT", notsent_blocking),
 	CASE("option/info-short", "TCP_INFO into short buffers", info_short),
 	{.name = NULL},
 };
