@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * getsockopt and setsockopt. Always done on the kernel socket, which is the truth: what heeds
- * an option there, such as keep-alive, linger, marks and TOS, does so for an adopted connection
- * too. Here is noted what the buffers must know, filled in what only they know (SO_ERROR,
- * TCP_INFO), and kept with Linux what they cannot do. Any thread.
+ * an option there, such as linger, marks and TOS, does so for an adopted connection too. Here is
+ * noted what the buffers must know, told the service what its timers go by (keep-alive, time-outs),
+ * filled in what only they know (SO_ERROR, TCP_INFO), and kept with Linux what they cannot do. Any
+ * thread.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
@@ -36,11 +37,45 @@ static int fail(int err)
 
 /* ---- noted ---- */
 
+static void numbers_publish(struct sock *s)
+{
+	struct ipc_slot *slot = core_slot(s->core, s->slot);
+
+	atomic_store_explicit(&slot->user_timeout_ms, s->user_timeout_ms, memory_order_relaxed);
+	atomic_store_explicit(&slot->keep_idle_s, s->keep_idle_s, memory_order_relaxed);
+	atomic_store_explicit(&slot->keep_intvl_s, s->keep_intvl_s, memory_order_relaxed);
+	atomic_store_explicit(&slot->keep_cnt, s->keep_cnt, memory_order_relaxed);
+	atomic_store_explicit(&slot->notsent_lowat, s->st.lowat, memory_order_relaxed);
+}
+
 static void note_flag(struct sock *s, uint32_t opt, bool on)
 {
 	s->opts = on ? s->opts | opt : s->opts & ~opt;
 	if (sock_state(s) == SOCK_FAST)
 		stream_opts_set(&s->st, on ? opt : 0, on ? 0 : opt);
+}
+
+/* What the flow's timers go by. */
+static void note_number(struct sock *s, _Atomic uint32_t *number, int v)
+{
+	atomic_store_explicit(number, (uint32_t)MAX(v, 0), memory_order_relaxed);
+	if (sock_state(s) != SOCK_FAST)
+		return;
+	numbers_publish(s);
+	stream_opts_changed(&s->st);
+}
+
+static void note_notsent(struct sock *s, int v)
+{
+	uint32_t lowat = v < 0 ? 0 : (uint32_t)v;
+
+	note_number(s, &s->st.lowat, (int)lowat);
+	note_flag(s, IPC_OPT_LOWAT, lowat);
+	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
+		return;
+	ep_items_mark(s, NULL); /* there may be room now */
+	lock_drop(&s->lock);
+	core_context_wake(s->core, s->context);
 }
 
 /* Linux wakes those who wait if there is enough to read now. */
@@ -68,6 +103,8 @@ static void note_socket(struct sock *s, int name, const void *value, socklen_t l
 
 	if (name == SO_RCVLOWAT) {
 		note_lowat(s, v);
+	} else if (name == SO_KEEPALIVE) {
+		note_flag(s, IPC_OPT_KEEPALIVE, v);
 	} else if ((name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == OPT_RCVTIMEO_NEW ||
 		    name == OPT_SNDTIMEO_NEW) &&
 		   len >= sizeof(t)) {
@@ -93,14 +130,26 @@ static void note_option(struct sock *s, int level, int name, const void *value, 
 		note_flag(s, IPC_OPT_QUICKACK, v);
 	else if (name == TCP_INQ)
 		s->inq = v;
+	else if (name == TCP_USER_TIMEOUT)
+		note_number(s, &s->user_timeout_ms, v);
+	else if (name == TCP_NOTSENT_LOWAT)
+		note_notsent(s, v);
+	else if (name == TCP_KEEPIDLE)
+		note_number(s, &s->keep_idle_s, v);
+	else if (name == TCP_KEEPINTVL)
+		note_number(s, &s->keep_intvl_s, v);
+	else if (name == TCP_KEEPCNT)
+		note_number(s, &s->keep_cnt, v);
 }
 
 void option_load(struct sock *s, int fd)
 {
 	static const struct {
 		int level, name;
-	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},   {IPPROTO_TCP, TCP_INQ},
-		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO}, {SOL_SOCKET, SO_SNDTIMEO}};
+	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_INQ},
+		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO},       {SOL_SOCKET, SO_SNDTIMEO},
+		       {SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_KEEPIDLE},     {IPPROTO_TCP, TCP_KEEPINTVL},
+		       {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_TCP, TCP_NOTSENT_LOWAT}};
 
 	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
@@ -110,6 +159,8 @@ void option_load(struct sock *s, int fd)
 		if (!libc()->getsockopt(fd, options[i].level, options[i].name, &value, &len))
 			note_option(s, options[i].level, options[i].name, &value, len);
 	}
+	if (s->slot != SLOT_NONE)
+		numbers_publish(s);
 }
 
 /* ---- get ---- */
@@ -299,7 +350,24 @@ static bool is_linux(int level, int name, int v)
 		return false;
 	/* kTLS and others; keys; repair */
 	return name == TCP_ULP || name == TCP_MD5SIG || name == TCP_MD5SIG_EXT ||
-	       (name >= OPT_AO_FIRST && name <= OPT_AO_LAST) || (v && (name == TCP_REPAIR || name == TCP_TX_DELAY));
+	       (name >= OPT_AO_FIRST && name <= OPT_AO_LAST) ||
+	       (v && (name == TCP_REPAIR || name == TCP_TX_DELAY || name == TCP_WINDOW_CLAMP));
+}
+
+/* Another congestion control: the service asks Linux which when it adopts. The connection goes back, and comes again. */
+static int set_congestion(struct sock *s, int fd, const void *value, socklen_t len)
+{
+	char before[16] = "", after[16] = "";
+	socklen_t blen = sizeof(before), alen = sizeof(after);
+	int ret;
+
+	libc()->getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, before, &blen);
+	ret = libc()->setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, value, len);
+	if (ret || libc()->getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, after, &alen))
+		return ret;
+	if (memcmp(before, after, sizeof(before)) != 0)
+		sock_return(s, fd, false);
+	return 0;
 }
 
 PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
@@ -317,7 +385,10 @@ PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t 
 		sock_put(s);
 		return fail(ENOENT); /* as there is none of the application's */
 	}
-	ret = libc()->setsockopt(fd, level, name, value, len);
+	if (level == IPPROTO_TCP && name == TCP_CONGESTION)
+		ret = set_congestion(s, fd, value, len);
+	else
+		ret = libc()->setsockopt(fd, level, name, value, len);
 	saved = errno;
 	if (!ret && value)
 		note_option(s, level, name, value, len);

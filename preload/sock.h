@@ -112,7 +112,9 @@ struct sock {
 	_Atomic uint64_t rcvtimeo_ns, sndtimeo_ns; /* 0: none */
 	_Atomic uint32_t rcvlowat;                 /* SO_RCVLOWAT; 0: as 1 */
 	_Atomic bool inq;                          /* TCP_INQ */
-	struct past past;                          /* s->lock */
+	/* TCP_USER_TIMEOUT, TCP_KEEP*: 0 if not known */
+	_Atomic uint32_t user_timeout_ms, keep_idle_s, keep_intvl_s, keep_cnt;
+	struct past past; /* s->lock */
 	void *pool_link;
 };
 

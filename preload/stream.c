@@ -43,6 +43,17 @@ int stream_open(struct stream *st, struct core *c, uint32_t slot)
 	return 0;
 }
 
+/* TCP_NOTSENT_LOWAT: so much is taken, and what the service will send at once. */
+uint32_t stream_room_lowat(const struct stream *st, uint32_t lowat)
+{
+	uint64_t unsent = stream_unsent(st), flying = stream_unacked(st) - MIN(unsent, stream_unacked(st));
+	uint64_t wnd = atomic_load_explicit(&st->slot->peer_wnd, memory_order_relaxed);
+	uint64_t cwnd = atomic_load_explicit(&st->slot->cwnd_bytes, memory_order_relaxed), may = MIN(wnd, cwnd);
+
+	may = unsent < lowat ? lowat - unsent + (may > flying ? may - flying : 0) : 0;
+	return (uint32_t)MIN((uint64_t)stream_space(st), may);
+}
+
 static void copy_out(const struct stream *st, void *to, uint64_t off, size_t n)
 {
 	size_t at = off & (st->rx_size - 1), first = MIN(n, st->rx_size - at);
@@ -154,7 +165,7 @@ static void space_found(struct stream *st)
 ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
 {
 	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
-	size_t room = stream_room(st), done = 0;
+	size_t space = stream_space(st), room = stream_room(st), done = 0;
 	uint64_t expected = end;
 	uint32_t opts = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), cork;
 
@@ -178,9 +189,11 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 	if (!done)
 		return 0;
 	cork = more || st->corked ? IPC_OPT_CORK : 0;
-	if ((opts & IPC_OPT_CORK) != cork)
-		atomic_store_explicit(&st->slot->opts, (opts & ~IPC_OPT_CORK) | cork, memory_order_relaxed);
-	if (atomic_load_explicit(&st->slot->want, memory_order_relaxed) && room - done >= st->tx_size / 3)
+	if ((opts & IPC_OPT_CORK) != cork && cork)
+		atomic_fetch_or_explicit(&st->slot->opts, IPC_OPT_CORK, memory_order_relaxed);
+	else if ((opts & IPC_OPT_CORK) != cork)
+		atomic_fetch_and_explicit(&st->slot->opts, ~IPC_OPT_CORK, memory_order_relaxed);
+	if (atomic_load_explicit(&st->slot->want, memory_order_relaxed) && space >= st->tx_size / 3 + done)
 		space_found(st);
 	/* release: pairs with the acquire in ipc_record_read() and ipc_record_freeze() */
 	if (unlikely(!atomic_compare_exchange_strong_explicit(&st->slot->snd_end, &expected, end + done,
@@ -207,12 +220,28 @@ bool stream_want_space(struct stream *st)
 
 void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear)
 {
-	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), to = (now & ~clear) | set;
+	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), to;
 
 	if ((set | clear) & IPC_OPT_CORK)
 		st->corked = set & IPC_OPT_CORK;
-	if (to == now)
-		return;
-	atomic_store_explicit(&st->slot->opts, to, memory_order_release);
+	do {
+		to = (now & ~clear) | set;
+		if (to == now)
+			return;
+	} while (!atomic_compare_exchange_weak_explicit(&st->slot->opts, &now, to, memory_order_release,
+							memory_order_relaxed));
+	stream_ring(st);
+}
+
+void stream_opts_changed(struct stream *st)
+{
+	uint32_t now = atomic_load_explicit(&st->slot->opts, memory_order_relaxed);
+
+	/* release: the numbers were stored before */
+	while (!atomic_compare_exchange_weak_explicit(&st->slot->opts, &now,
+						      (now & ~IPC_OPT_CHANGES) |
+							      ((now + IPC_OPT_CHANGE) & IPC_OPT_CHANGES),
+						      memory_order_release, memory_order_relaxed))
+		;
 	stream_ring(st);
 }

@@ -19,6 +19,7 @@ struct stream {
 	uint32_t rx_size, tx_size;
 	uint32_t index, thread, flow_id; /* slot, fast thread */
 	bool corked;                     /* TCP_CORK, as opposed to MSG_MORE */
+	_Atomic uint32_t lowat;          /* TCP_NOTSENT_LOWAT; 0: none */
 	_Atomic uint64_t rung_read;      /* rcv_read when the service was last told of it */
 };
 
@@ -44,6 +45,8 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 /* Ask for a ring of the context when a third of the transmit buffer is free. Returns true if it is free now. */
 bool stream_want_space(struct stream *st);
 void stream_opts_set(struct stream *st, uint32_t set, uint32_t clear);
+/* A number beside the record has changed. */
+void stream_opts_changed(struct stream *st);
 
 static inline void stream_ring(struct stream *st)
 {
@@ -91,17 +94,28 @@ static inline uint64_t stream_unsent(const struct stream *st)
 	return end > sent ? end - sent : 0;
 }
 
-static inline uint32_t stream_room(const struct stream *st)
+static inline uint32_t stream_space(const struct stream *st)
 {
 	uint64_t used = stream_unacked(st);
 
 	return used < st->tx_size ? (uint32_t)(st->tx_size - used) : 0;
 }
 
-/* As Linux says EPOLLOUT: a third of the buffer is free. */
+/* What may be written now. */
+uint32_t stream_room_lowat(const struct stream *st, uint32_t lowat);
+static inline uint32_t stream_room(const struct stream *st)
+{
+	uint32_t lowat = atomic_load_explicit(&st->lowat, memory_order_relaxed);
+
+	return likely(!lowat) ? stream_space(st) : stream_room_lowat(st, lowat);
+}
+
+/* As Linux says EPOLLOUT: a third of the buffer is free, and less than half of TCP_NOTSENT_LOWAT is unsent. */
 static inline bool stream_writable(const struct stream *st)
 {
-	return stream_room(st) >= st->tx_size / 3;
+	uint32_t lowat = atomic_load_explicit(&st->lowat, memory_order_relaxed);
+
+	return stream_space(st) >= st->tx_size / 3 && (!lowat || 2 * stream_unsent(st) < lowat);
 }
 
 #endif

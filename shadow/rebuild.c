@@ -184,7 +184,8 @@ static uint32_t rebuild_mss(int fd)
 int sock_rebuild(int fd, struct sock_rebuild *r)
 {
 	struct sockaddr none = {.sa_family = AF_UNSPEC};
-	socklen_t len = sizeof(int);
+	socklen_t len = sizeof(int), clen = 16;
+	char congestion[17] = "";
 	uint32_t mss;
 	int rc, error, reuse = 0;
 
@@ -193,6 +194,8 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (rc)
 		return rc;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, &clen))
+		congestion[0] = 0;
 	mss = r->mss_clamp ? r->mss_clamp : rebuild_mss(fd);
 	if (connect(fd, &none, sizeof none) && errno != ENOTCONN)
 		return -errno;
@@ -201,6 +204,8 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (!rc)
 		rc = rebuild_connect(fd, r);
+	if (!rc && congestion[0]) /* the route's, after connect() */
+		setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, (socklen_t)strlen(congestion));
 	if (!rc)
 		rc = rebuild_options(fd, r, mss);
 	if (!rc)

@@ -29,13 +29,17 @@ static void app_window_opened(struct fast_thread *t, struct flow *f)
 static void app_take_over(struct fast_thread *t, struct flow *f, const struct ipc_record *rec)
 {
 	bool read = rec->rcv_read != f->rcv_read;
+	uint32_t changed;
 
 	if (rec->snd_end != f->snd_end || rec->opts != f->opts) {
 		f->snd_end = rec->snd_end;
 		if (rec->opts & IPC_OPT_QUICKACK && f->flags & FLOW_DELACK)
 			f->flags |= FLOW_ACK_NOW;
+		changed = f->opts ^ rec->opts;
 		f->opts = (uint16_t)rec->opts;
-		flowset_add(&t->ready, f->id);
+		flowset_add(&t->ready, f->id); /* where its clocks are set anew */
+		if (unlikely(changed & (IPC_OPT_KEEPALIVE | IPC_OPT_CHANGES)))
+			timer_keepalive(t, f);
 	}
 	f->rcv_read = rec->rcv_read;
 	f->context = rec->context;
@@ -181,6 +185,19 @@ void app_acked(struct fast_thread *t, struct flow *f)
 		return;
 	/* The application takes `want` back when it has seen the room; no memory of our own could know that in time. */
 	app_ring(t, f);
+}
+
+void app_sent(struct fast_thread *t, struct flow *f)
+{
+	struct ipc_slot *s = thread_slot(t, f);
+	uint64_t unsent = f->snd_end - MIN(f->snd_max, f->snd_end);
+
+	if (2 * unsent >= atomic_load_explicit(&s->notsent_lowat, memory_order_relaxed))
+		return;
+	/* as in app_acked(): before it snd_sent was stored */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&s->want, memory_order_relaxed) & IPC_WANT_SPACE)
+		app_ring(t, f);
 }
 
 void app_info(struct fast_thread *t, struct flow *f)

@@ -91,6 +91,7 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 	install_stats(t, f, &i->counts);
 	install_slot(t, f, &i->counts);
 	flowset_add(&t->ready, f->id);
+	timer_keepalive(t, f);
 	timer_arm(t, f);
 }
 

@@ -97,6 +97,7 @@ int flow_init(struct flow *f, const struct flow_init *i, uint32_t frame_size, ui
 		   (i->ecn && i->ect ? FLOW_ECT : 0);
 	f->ts_offset = i->ts_ms - (uint32_t)(now_ns / NS_PER_MS);
 	f->ts_recent_s = (uint32_t)(now_ns / NS_PER_S);
+	f->heard_ns = now_ns;
 	f->rexmit_bytes = i->counts.bytes_retrans;
 	f->rexmit_base = i->counts.retransmits;
 	flow_init_receive(f, i);

@@ -50,6 +50,7 @@ enum flow_flag {
 	FLOW_SLOW_START = 1u << 16, /* limits allow cwnd to grow */
 	FLOW_CORK_OVER = 1u << 17,  /* corked for 200 ms: the partial segment goes */
 	FLOW_URGENT = 1u << 18,     /* urgent data came: this and later frames go up, the slow path gives it back */
+	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
 	FLOW_TIMED = 1u << 19,      /* a segment is being timed for RTT */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
@@ -57,8 +58,9 @@ enum flow_flag {
 	FLOW_PROBE_NOW = 1u << 26,
 	FLOW_RST_NOW = 1u << 27,
 	FLOW_CWR_NOW = 1u << 28, /* with the next new data */
+	FLOW_KEEP_NOW = 1u << 29,
 };
-#define FLOW_SEND_NOW (FLOW_ACK_NOW | FLOW_REXMIT_NOW | FLOW_PROBE_NOW | FLOW_RST_NOW)
+#define FLOW_SEND_NOW (FLOW_ACK_NOW | FLOW_REXMIT_NOW | FLOW_PROBE_NOW | FLOW_RST_NOW | FLOW_KEEP_NOW)
 
 #define FLOW_TIMER_OFF 0ull
 
@@ -122,6 +124,10 @@ struct flow {
 	/* cold */
 	uint64_t challenge_ns; /* last challenge ACK */
 	uint64_t urgent_ns;    /* last told the slow path of urgent data */
+	uint64_t silent_ns;    /* first time-out in a row, or probe of a closed window; 0: none */
+	uint64_t keep_ns;      /* keep-alive: FLOW_TIMER_OFF or when to look */
+	uint64_t heard_ns;     /* last answer to a keep-alive probe; else active_ns counts */
+	uint8_t keep_probes;   /* unanswered */
 	uint64_t rexmit_bytes; /* see flow_counts */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context;
@@ -133,7 +139,7 @@ struct flow {
 static_assert(offsetof(struct flow, snd_una) == 64, "receive: one cache line");
 static_assert(offsetof(struct flow, rto_ns) == 128, "transmit: one cache line");
 static_assert(offsetof(struct flow, rate_bps) == 192, "clocks: one cache line");
-static_assert(sizeof(struct flow) <= 384, "six cache lines");
+static_assert(sizeof(struct flow) <= 448, "seven cache lines");
 
 static inline uint32_t flow_rcv_nxt(const struct flow *f)
 {

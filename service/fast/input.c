@@ -160,6 +160,11 @@ static void input_segment(struct fast_thread *t, struct flow *f, const struct in
 	STATS_ADD(t->stats[f->id].segs_in, 1);
 	STATS_ADD(t->stats[f->id].data_segs_in, s->len != 0);
 	app_heard(t, f, s->len != 0);
+	if (unlikely(f->flags & FLOW_KEEPALIVE)) {
+		f->flags &= ~FLOW_KEEPALIVE;
+		f->keep_probes = 0;
+		f->heard_ns = t->now_ns;
+	}
 	if (unlikely(s->ecn == 3))
 		thread_count(t, CNT_ECN_CE, 1);
 	if (unlikely(fast_rx_ce_changes(f, s)) && s->seq == flow_rcv_nxt(f))

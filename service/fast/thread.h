@@ -118,6 +118,8 @@ uint64_t pacer_wait_ns(const struct flow *f);
 
 /* timer.c */
 void timer_arm(struct fast_thread *t, struct flow *f);
+/* SO_KEEPALIVE is on, or its numbers have changed, or its time has come. */
+void timer_keepalive(struct fast_thread *t, struct flow *f);
 /* Expire what is due. Returns whether there was anything. */
 bool timer_run(struct fast_thread *t);
 
@@ -132,6 +134,8 @@ void app_fin_acked(struct fast_thread *t, struct flow *f); /* status alone: nobo
 bool app_freeze(struct fast_thread *t, struct flow *f);
 void app_delivered(struct fast_thread *t, struct flow *f);
 void app_acked(struct fast_thread *t, struct flow *f);
+/* With IPC_OPT_LOWAT, after a transmission. */
+void app_sent(struct fast_thread *t, struct flow *f);
 void app_info(struct fast_thread *t, struct flow *f);
 /* Publish what TCP_INFO counts: of all that was sent and received; that a segment came. */
 void app_counts(struct fast_thread *t, const struct flow *f);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A flow's clocks: retransmission (RFC 6298), persist (RFC 9293 3.8.6.1), delayed ACK, cork
- * and pacing. The wheel says which flows to look at; what is due is decided here. Fast
+ * A flow's clocks: retransmission (RFC 6298), persist (RFC 9293 3.8.6.1), keep-alive (3.8.4),
+ * delayed ACK, cork and pacing. The wheel says which flows to look at; what is due is decided here. Fast
  * thread. Invariant: a flow with a clock that runs is registered in the wheel at or before
  * its earliest deadline.
  */
@@ -19,11 +19,42 @@ void timer_arm(struct fast_thread *t, struct flow *f)
 {
 	uint64_t due = timer_earlier(f->rto_ns, timer_earlier(f->delack_ns, f->send_ns)), tick;
 
+	if (f->opts & IPC_OPT_KEEPALIVE)
+		due = timer_earlier(due, f->keep_ns);
 	if (!due)
 		return;
 	tick = (due + NS_PER_MS - 1) / NS_PER_MS;
 	if (!f->wheel_tick || tick < f->wheel_tick)
 		f->wheel_tick = wheel_set(&t->wheel, f->id, tick);
+}
+
+/*
+ * How long the application lets the peer be silent (TCP_USER_TIMEOUT), 0: as long as the
+ * service does. Any value is a good one.
+ */
+static uint64_t timer_user_ns(struct fast_thread *t, const struct flow *f)
+{
+	return atomic_load_explicit(&thread_slot(t, f)->user_timeout_ms, memory_order_relaxed) * NS_PER_MS;
+}
+
+/* One more time-out in a row, or unanswered probe. Is it one too many? Else the next is due after the RTO, or sooner. */
+static bool timer_too_many(struct fast_thread *t, struct flow *f, uint64_t most_us)
+{
+	uint64_t user_ns = timer_user_ns(t, f);
+
+	if (f->retries < UINT8_MAX)
+		f->retries++;
+	if (!f->silent_ns)
+		f->silent_ns = t->now_ns;
+	if (user_ns ? t->now_ns - f->silent_ns >= user_ns : f->retries > t->cfg->max_retries) {
+		flow_fail(t, f, ETIMEDOUT, false, true);
+		return true;
+	}
+	rtt_backoff(&f->rtt);
+	f->rto_ns = t->now_ns + MIN(f->rtt.rto_us, most_us) * NS_PER_US;
+	if (user_ns)
+		f->rto_ns = MIN(f->rto_ns, MAX(f->silent_ns + user_ns, t->now_ns + NS_PER_MS));
+	return false;
 }
 
 /* The peer's window is closed: ask again, ever more rarely; give up only if the peer has stopped to answer. */
@@ -34,12 +65,8 @@ static void timer_persist(struct fast_thread *t, struct flow *f)
 		f->rto_ns = FLOW_TIMER_OFF;
 		return;
 	}
-	if (++f->retries > t->cfg->max_retries) {
-		flow_fail(t, f, ETIMEDOUT, false, true);
+	if (timer_too_many(t, f, FAST_PERSIST_MAX_US))
 		return;
-	}
-	rtt_backoff(&f->rtt);
-	f->rto_ns = t->now_ns + MIN(f->rtt.rto_us, FAST_PERSIST_MAX_US) * NS_PER_US;
 	f->flags |= FLOW_PROBE_NOW;
 	flowset_add(&t->ready, f->id);
 }
@@ -58,27 +85,57 @@ static void timer_rto(struct fast_thread *t, struct flow *f)
 	if (!f->snd_wnd) {
 		f->flags |= FLOW_PERSIST;
 		f->retries = 0;
+		f->silent_ns = 0;
 		timer_persist(t, f);
 		return;
 	}
-	if (++f->retries > t->cfg->max_retries) {
-		flow_fail(t, f, ETIMEDOUT, false, true);
+	if (!f->retries)
+		f->silent_ns = 0;
+	if (timer_too_many(t, f, UINT64_MAX))
 		return;
-	}
 	if (!(f->flags & FLOW_LOSS))
 		f->ssthresh = MAX(MIN(in_flight, f->cwnd) / 2, 2u * f->mss);
 	f->cwnd = f->mss;
 	f->flags |= FLOW_LOSS;
 	f->recover = (uint32_t)f->snd_max;
-	rtt_backoff(&f->rtt);
-	f->rto_ns = t->now_ns + f->rtt.rto_us * NS_PER_US;
 	thread_count(t, CNT_REXMIT_TIMEOUT, 1);
 	STATS_ADD(t->stats[f->id].timeouts, 1);
 	flowset_add(&t->ready, f->id);
 }
 
+void timer_keepalive(struct fast_thread *t, struct flow *f)
+{
+	struct ipc_slot *s = thread_slot(t, f);
+	uint64_t idle_ns = MAX(atomic_load_explicit(&s->keep_idle_s, memory_order_relaxed), 1u) * NS_PER_S;
+	uint64_t intvl_ns = MAX(atomic_load_explicit(&s->keep_intvl_s, memory_order_relaxed), 1u) * NS_PER_S;
+	uint32_t cnt = MAX(atomic_load_explicit(&s->keep_cnt, memory_order_relaxed), 1u);
+	uint64_t heard_ns = MAX(f->active_ns, f->heard_ns), silent_ns = t->now_ns - MIN(heard_ns, t->now_ns);
+	uint64_t user_ns = timer_user_ns(t, f);
+
+	f->keep_ns = FLOW_TIMER_OFF;
+	if (!(f->opts & IPC_OPT_KEEPALIVE) || f->flags & FLOW_ORPHAN || flow_time_wait(f))
+		return;
+	if (flow_in_flight(f) || f->snd_end > f->snd_max || silent_ns < idle_ns) {
+		/* it lives, or other clocks will tell */
+		f->keep_ns = silent_ns < idle_ns ? heard_ns + idle_ns : t->now_ns + idle_ns;
+		f->keep_probes = 0;
+	} else if (user_ns ? f->keep_probes && silent_ns >= user_ns : f->keep_probes >= cnt) {
+		flow_fail(t, f, ETIMEDOUT, true, true);
+	} else {
+		f->keep_ns = t->now_ns + intvl_ns;
+		f->keep_probes += f->keep_probes < UINT8_MAX;
+		f->flags |= FLOW_KEEPALIVE | FLOW_KEEP_NOW;
+		flowset_add(&t->ready, f->id);
+	}
+}
+
 static void timer_expire(struct fast_thread *t, struct flow *f)
 {
+	if (f->opts & IPC_OPT_KEEPALIVE && f->keep_ns && f->keep_ns <= t->now_ns) {
+		timer_keepalive(t, f);
+		if (f->flags & FLOW_DEAD)
+			return;
+	}
 	if (f->delack_ns && f->delack_ns <= t->now_ns) {
 		f->delack_ns = FLOW_TIMER_OFF;
 		f->flags |= FLOW_ACK_NOW;

@@ -274,6 +274,11 @@ static bool tx_flagged(struct fast_thread *t, struct flow *f)
 			return false;
 		f->flags &= ~FLOW_RST_NOW;
 	}
+	if (f->flags & FLOW_KEEP_NOW) { /* RFC 9293 3.8.4: a sequence number that asks for an ACK */
+		if (!(f->flags & FLOW_DEAD) && !tx_empty(t, f, flow_snd_una(f) - 1, TCP_ACK))
+			return false;
+		f->flags &= ~FLOW_KEEP_NOW;
+	}
 	if (f->flags & FLOW_REXMIT_NOW) {
 		if (!tx_first(t, f))
 			return false;
@@ -302,6 +307,7 @@ static void tx_stopped(struct fast_thread *t, struct flow *f, enum tx_why why)
 	} else if (why == TX_WINDOW && f->snd_max == f->snd_una && !(f->flags & FLOW_PERSIST)) {
 		f->flags |= FLOW_PERSIST; /* nothing in flight will bring an ACK with the window */
 		f->retries = 0;
+		f->silent_ns = 0;
 		f->rto_ns = t->now_ns + MIN(f->rtt.rto_us, FAST_PERSIST_MAX_US) * NS_PER_US;
 	}
 	if (why == TX_CWND || why == TX_PACED)
@@ -335,6 +341,8 @@ bool tx_run(struct fast_thread *t, struct flow *f)
 	if (f->flags & FLOW_ACK_NOW && !tx_empty(t, f, tx_ack_seq(f), TCP_ACK))
 		why = TX_FULL;
 	thread_stats(t, f);
+	if (unlikely(f->opts & IPC_OPT_LOWAT))
+		app_sent(t, f);
 	return why == TX_FULL || (why == TX_GO && !(f->flags & FLOW_PERSIST));
 }
 

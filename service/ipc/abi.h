@@ -65,9 +65,13 @@ enum ipc_state {
 /* ipc_slot.want: what the application wants to be told, beside data and errors. */
 #define IPC_WANT_SPACE 1u /* ring when snd_acked has freed a third of the transmit buffer */
 /* ipc_slot.opts */
-#define IPC_OPT_NODELAY 1u  /* TCP_NODELAY */
-#define IPC_OPT_CORK 2u     /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
-#define IPC_OPT_QUICKACK 4u /* TCP_QUICKACK */
+#define IPC_OPT_NODELAY 1u    /* TCP_NODELAY */
+#define IPC_OPT_CORK 2u       /* TCP_CORK or MSG_MORE: hold back a partial segment (at most 200 ms) */
+#define IPC_OPT_QUICKACK 4u   /* TCP_QUICKACK */
+#define IPC_OPT_KEEPALIVE 8u  /* SO_KEEPALIVE */
+#define IPC_OPT_LOWAT 16u     /* TCP_NOTSENT_LOWAT: ring for space, too, when little is unsent */
+#define IPC_OPT_CHANGE 0x100u /* counted up in these bits when one of the numbers beside the record changes */
+#define IPC_OPT_CHANGES 0xff00u
 /* ipc_slot.timeouts */
 #define IPC_PROBES (1u << 31)
 /* ipc_slot.busy: a thread is shutting the kernel socket down and has seen the slot FAST. Not part of the record. */
@@ -81,6 +85,8 @@ struct ipc_slot {
 	_Atomic uint32_t context;              /* whose bell rings for this slot */
 	_Atomic uint32_t fd_plus1;             /* its descriptor + 1, for reports; 0: not in use */
 	_Atomic uint32_t busy;                 /* threads in shutdown(): not rebuilt under them, for a while */
+	/* beside the record, read when they are needed: TCP_USER_TIMEOUT (0: none), TCP_KEEP*, TCP_NOTSENT_LOWAT */
+	_Atomic uint32_t user_timeout_ms, keep_idle_s, keep_intvl_s, keep_cnt, notsent_lowat;
 	/* written by the service: fast thread */
 	_Alignas(64) _Atomic uint64_t rcv_end; /* bytes put into the receive buffer so far */
 	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */

@@ -3,8 +3,10 @@
  * Socket options on accelerated connections. One case for each option: its value, a new value,
  * the value then, and the connection still works. Then TCP_INFO, and wrong arguments.
  */
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 
 #include "tests/posix/posix.h"
@@ -68,7 +70,7 @@ static const struct option {
 	{"TCP_SYNCNT", IPPROTO_TCP, TCP_SYNCNT, 3, 0},
 	{"TCP_LINGER2", IPPROTO_TCP, TCP_LINGER2, 9, 0},
 	{"TCP_DEFER_ACCEPT", IPPROTO_TCP, TCP_DEFER_ACCEPT, 1, 0},
-	{"TCP_WINDOW_CLAMP", IPPROTO_TCP, TCP_WINDOW_CLAMP, 40000, NO_DEFAULT},
+	{"TCP_WINDOW_CLAMP", IPPROTO_TCP, TCP_WINDOW_CLAMP, 40000, NO_DEFAULT | LINUX},
 	{"TCP_QUICKACK", IPPROTO_TCP, TCP_QUICKACK, 1, NO_DEFAULT},
 	{"TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, 5000, 0},
 	{"TCP_NOTSENT_LOWAT", IPPROTO_TCP, TCP_NOTSENT_LOWAT, 20000, 0},
@@ -467,7 +469,8 @@ static void info_exact(void)
 						       b.tcpi_segs_in - a.tcpi_segs_in <= 24
 					       ? "8 to 24"
 					       : "something else");
-	say("since the beginning: %s", b.tcpi_segs_out > b.tcpi_data_segs_out && b.tcpi_segs_in > b.tcpi_data_segs_in &&
+	say("since the beginning: %s", b.tcpi_segs_out >= b.tcpi_data_segs_out &&
+						       b.tcpi_segs_in >= b.tcpi_data_segs_in &&
 						       b.tcpi_bytes_sent >= 4000 + 8
 					       ? "more"
 					       : "not more");
@@ -533,6 +536,58 @@ static void info_unacked(void)
 	say("notsent_bytes: %s", i.tcpi_notsent_bytes > 10000 ? "many" : "few");
 }
 
+static char big[100000];
+
+/* Only little waits unsent for a peer that does not read, and there is room when it has read. */
+static void notsent_bound(void)
+{
+	struct conn *c = conn_open();
+	int lowat = 20000, unsent = -1;
+	int64_t total = 0;
+	struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+
+	fcntl(c->fd, F_SETFL, O_NONBLOCK);
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "TCP_NOTSENT_LOWAT");
+	for (int tries = 0; tries < 60; tries++) { /* until the peer's window is closed */
+		ssize_t n;
+
+		pattern_fill(big, 10000, 3, (uint64_t)total);
+		n = write(c->fd, big, 10000);
+		if (n > 0) {
+			total += n;
+			tries = 0;
+		} else {
+			pause_ms(5);
+		}
+	}
+	tell(ioctl(c->fd, SIOCOUTQNSD, &unsent), "SIOCOUTQNSD");
+	say("unsent: %s", unsent >= 10000 && unsent < 120000 ? "about as much" : "something else");
+	say("writable: %d", poll(&p, 1, 0));
+	peer(PEER_RECV, c, total, 0);
+	say("writable: %d", poll(&p, 1, 3000));
+	lowat = 0;
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "none");
+	fill_up(c->fd);
+	tell(ioctl(c->fd, SIOCOUTQNSD, &unsent), "SIOCOUTQNSD");
+	say("unsent: %s", unsent > 32000 ? "much" : "little");
+}
+
+/* A write that blocks for it, and all bytes arrive. */
+static void notsent_blocking(void)
+{
+	struct conn *c = conn_open();
+	int lowat = 5000;
+
+	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "TCP_NOTSENT_LOWAT");
+	peer_later(20, PEER_RECV, c, 4 * (int64_t)sizeof(big), 0);
+	for (int i = 0; i < 4; i++) {
+		pattern_fill(big, sizeof(big), 3, (uint64_t)i * sizeof(big));
+		if (write(c->fd, big, sizeof(big)) != sizeof(big))
+			tell(-1, "write");
+	}
+	say("peer got %s", peer_wait().ret == 4 * (int64_t)sizeof(big) ? "all" : "something else");
+}
+
 static void info_short(void)
 {
 	struct conn *c = conn_open();
@@ -562,7 +617,8 @@ const struct test_case cases_option[] = {
 	CASE("option/timeo-before", "SO_RCVTIMEO set before the adoption", timeo_before),
 	CASE("option/timeo-inherited", "SO_RCVTIMEO from the listener", timeo_inherited),
 	CASE("option/SO_LINGER", "SO_LINGER: values and errors", linger_values),
-	CASE("option/TCP_CONGESTION", "TCP_CONGESTION: get, set, unknown", congestion),
+	CASE_RETURNS("option/TCP_CONGESTION", "TCP_CONGESTION: get, set, unknown", congestion,
+		     "adopted again with the other one"),
 	CASE("option/inq", "TCP_INQ tells what is left", inq),
 	CASE("option/keepalive", "keep-alive probes do no harm", keepalive_lives),
 	CASE("option/lengths", "wrong lengths and addresses", lengths),
@@ -574,6 +630,8 @@ const struct test_case cases_option[] = {
 		     "urgent data are Linux's"),
 	CASE("option/info-fins", "what a FIN counts", info_fins),
 	CASE("option/info-unsent", "TCP_INFO with a full buffer", info_unacked),
+	CASE("option/notsent-bound", "TCP_NOTSENT_LOWAT bounds what is unsent", notsent_bound),
+	CASE("option/notsent-blocking", "write() waits for TCP_NOTSENT_LOWAT", notsent_blocking),
 	CASE("option/info-short", "TCP_INFO into short buffers", info_short),
 	{.name = NULL},
 };

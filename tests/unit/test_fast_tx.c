@@ -304,6 +304,95 @@ static void over_when_both_fins_are_acknowledged(void **state)
 	assert_int_equal(atomic_load(&h->shm->context[0].armed), 1); /* nobody is woken for it */
 }
 
+/* Exactly one segment went out, without data, at @seq (relative). */
+static void expect_empty(uint32_t seq)
+{
+	struct segment s;
+
+	assert_true(lab_sent(h, &s) && s.len == 0 && s.seq == seq && s.flags == TCP_ACK);
+	assert_false(lab_sent(h, &s));
+}
+
+static void keepalive_asks_when_idle_and_gives_up(void **state)
+{
+	struct segment s;
+
+	(void)state;
+	turn(3000000);
+	assert_false(lab_sent(h, &s));
+	atomic_store(&h->slot->keep_idle_s, 10);
+	atomic_store(&h->slot->keep_intvl_s, 2);
+	atomic_store(&h->slot->keep_cnt, 3);
+	atomic_store(&h->slot->opts, IPC_OPT_NODELAY | IPC_OPT_KEEPALIVE);
+	bell_ring(&h->shm->dirty[0], LAB_SLOT);
+	for (int i = 0; i < 60; i++)
+		turn(100000);
+	assert_false(lab_sent(h, &s));
+	for (int i = 0; i < 11; i++) /* idle since the installation */
+		turn(100000);
+	expect_empty(UINT32_MAX);
+	lab_send(h, (struct lab_seg){.window = 512}); /* the answer */
+	for (int i = 0; i < 99; i++)
+		turn(100000);
+	assert_false(lab_sent(h, &s));
+	for (int i = 0; i < 3; i++) {
+		for (int k = 0; k < 20; k++)
+			turn(100000);
+		expect_empty(UINT32_MAX);
+	}
+	assert_int_equal(lab_up(h, NULL, 0), -1);
+	for (int k = 0; k < 21; k++)
+		turn(100000);
+	assert_true(lab_sent(h, &s) && s.flags & TCP_RST);
+	assert_int_equal(atomic_load(&h->slot->error), ETIMEDOUT);
+	assert_int_equal(lab_up(h, NULL, 0), UP_FAILED);
+}
+
+static void keepalive_with_new_numbers_or_none(void **state)
+{
+	struct segment s;
+
+	(void)state;
+	atomic_store(&h->slot->keep_idle_s, 7200);
+	atomic_store(&h->slot->keep_cnt, 3);
+	atomic_store(&h->slot->opts, IPC_OPT_NODELAY | IPC_OPT_KEEPALIVE);
+	bell_ring(&h->shm->dirty[0], LAB_SLOT);
+	turn(1000000);
+	atomic_store(&h->slot->keep_idle_s, 2);
+	atomic_store(&h->slot->opts, IPC_OPT_NODELAY | IPC_OPT_KEEPALIVE | IPC_OPT_CHANGE);
+	bell_ring(&h->shm->dirty[0], LAB_SLOT);
+	turn(1);
+	for (int i = 0; i < 12; i++)
+		turn(100000);
+	expect_empty(UINT32_MAX);
+	atomic_store(&h->slot->opts, IPC_OPT_NODELAY | IPC_OPT_CHANGE);
+	bell_ring(&h->shm->dirty[0], LAB_SLOT);
+	for (int i = 0; i < 100; i++)
+		turn(100000);
+	assert_false(lab_sent(h, &s));
+}
+
+static void user_timeout_is_what_counts(void **state)
+{
+	struct segment s;
+	int sent = 0;
+
+	(void)state;
+	atomic_store(&h->slot->user_timeout_ms, 3000);
+	lab_write(h, 1, 100);
+	for (int i = 0; i < 30; i++) { /* until 3 s after the first time-out, at 200 ms or so */
+		turn(100000);
+		while (lab_sent(h, &s))
+			sent++;
+		assert_int_equal(atomic_load(&h->slot->status), IPC_FAST);
+	}
+	assert_in_range(sent, 3, 6);
+	for (int i = 0; i < 5; i++)
+		turn(100000);
+	assert_true(atomic_load(&h->slot->status) & IPC_ST_ERROR);
+	assert_int_equal(atomic_load(&h->slot->error), ETIMEDOUT);
+}
+
 static void orphan_with_unread_data_is_reset(void **state)
 {
 	struct segment s;
@@ -452,6 +541,9 @@ int main(void)
 		T(data_in_flight_at_adoption_is_sent_again),
 		T(fin_goes_with_the_last_data_and_again),
 		T(over_when_both_fins_are_acknowledged),
+		T(keepalive_asks_when_idle_and_gives_up),
+		T(keepalive_with_new_numbers_or_none),
+		T(user_timeout_is_what_counts),
 		T(orphan_with_unread_data_is_reset),
 		T(data_for_an_orphan_is_reset),
 		T(abort_and_dead),
