@@ -122,7 +122,8 @@ struct flow {
 	uint64_t challenge_ns; /* last challenge ACK */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context;
-	uint32_t want; /* IPC_WANT_* */
+	uint32_t want;      /* IPC_WANT_* */
+	uint32_t small_end; /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;
 };
 
