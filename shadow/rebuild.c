@@ -13,8 +13,11 @@
  * in the ordinary way afterwards. A FIN that the peer has already seen is queued while in
  * repair, where it is not transmitted.
  *
- * What Linux does not take back: the peer's last timestamp (it learns it with the next
- * segment), ECN, and the RTT estimate.
+ * What Linux does not take back by a socket option: the peer's last timestamp and the RTT
+ * estimate, without which it waits three seconds before it sends a lost segment again. Both are
+ * learned from one acknowledgement with timestamps; so that there is something to acknowledge,
+ * one byte more, which the peer has long had, is queued as sent (sock_rebuild.echo). Not at
+ * all: ECN, and both of these where timestamps were not negotiated.
  */
 #include "shadow/shadow.h"
 
@@ -103,7 +106,7 @@ static int rebuild_push(int fd, const struct byte_range *r)
 	return 0;
 }
 
-static int rebuild_connect(int fd, const struct sock_rebuild *r)
+static int rebuild_connect(int fd, const struct sock_rebuild *r, uint32_t mss_clamp)
 {
 	struct sockaddr_storage local, remote, now = {0};
 	socklen_t len = rebuild_sockaddr(&r->key.local, r->key.local_port, r->v6, &local), got = sizeof now;
@@ -111,7 +114,7 @@ static int rebuild_connect(int fd, const struct sock_rebuild *r)
 
 	rc = rebuild_seq(fd, TCP_RECV_QUEUE, r->rcv_nxt - r->unread.len);
 	if (!rc)
-		rc = rebuild_seq(fd, TCP_SEND_QUEUE, r->snd_una);
+		rc = rebuild_seq(fd, TCP_SEND_QUEUE, r->snd_una - r->echo);
 	if (rc)
 		return rc;
 	/* a socket that the application bound keeps its port and may not be bound again */
@@ -121,11 +124,18 @@ static int rebuild_connect(int fd, const struct sock_rebuild *r)
 		    ((struct sockaddr_in *)&now)->sin_port != r->key.local_port)
 			return rc;
 	}
+	/*
+	 * connect() reckons the size of segments from this; what TCP_REPAIR_OPTIONS says later does not change it, and
+	 * every segment would be one of 536 bytes for as long as the connection lives.
+	 */
+	rebuild_set(fd, TCP_MAXSEG, (int)mss_clamp);
 	len = rebuild_sockaddr(&r->key.remote, r->key.remote_port, r->v6, &remote);
-	return connect(fd, (struct sockaddr *)&remote, len) ? -errno : 0;
+	rc = connect(fd, (struct sockaddr *)&remote, len) ? -errno : 0;
+	rebuild_set(fd, TCP_MAXSEG, 0);
+	return rc;
 }
 
-static int rebuild_options(int fd, const struct sock_rebuild *r, uint32_t mss_clamp)
+static int rebuild_options(int fd, struct sock_rebuild *r, uint32_t mss_clamp)
 {
 	struct tcp_repair_opt opt[4];
 	unsigned n = 0;
@@ -141,7 +151,8 @@ static int rebuild_options(int fd, const struct sock_rebuild *r, uint32_t mss_cl
 	if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, opt, n * sizeof opt[0]))
 		return -errno;
 	/* bit 0 chooses microseconds: round up, never back */
-	rc = r->ts ? rebuild_set(fd, TCP_TIMESTAMP, (int)((r->ts_now + 1) & ~1u)) : 0;
+	r->ts_now = (r->ts_now + 1) & ~1u;
+	rc = r->ts ? rebuild_set(fd, TCP_TIMESTAMP, (int)r->ts_now) : 0;
 	return rc;
 }
 
@@ -165,6 +176,8 @@ static int rebuild_queues(int fd, const struct sock_rebuild *r)
 		rc = setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, sizeof w) ? -errno : 0;
 	if (!rc)
 		rc = rebuild_set(fd, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
+	if (!rc && r->echo && send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
+		rc = -EAGAIN;
 	if (!rc)
 		rc = rebuild_push(fd, &r->sent);
 	if (!rc && r->fin_sent)
@@ -203,7 +216,7 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len); /* the disconnection's own, nobody else's business */
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (!rc)
-		rc = rebuild_connect(fd, r);
+		rc = rebuild_connect(fd, r, mss);
 	if (!rc && congestion[0]) /* the route's, after connect() */
 		setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, (socklen_t)strlen(congestion));
 	if (!rc)

@@ -4,8 +4,9 @@
  * they came from the peer) and the reading of what it answers. Main thread; pure.
  *
  * Nothing here carries a sequence number of the wire: conntrack and the socket know only the
- * space that stood still at adoption. No segment carries a timestamp option: Linux takes
- * segments without one in every state, and a made-up value would spoil PAWS after a return.
+ * space that stood still at adoption. No segment carries a timestamp option but the one that
+ * tells a rebuilt socket the peer's last: Linux takes segments without one in every state, and a
+ * made-up value would spoil PAWS after a return.
  */
 #include "shadow/shadow.h"
 
@@ -56,6 +57,9 @@ static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, u
 		.ack = ack,
 		.flags = flags,
 		.window = s->window ? s->window : (uint16_t)(0x8000 | (s->vary & 0x7fff)),
+		.has_ts = s->has_ts,
+		.tsval = s->tsval,
+		.tsecr = s->tsecr,
 		.ip_id = s->vary,
 	};
 	uint32_t hdr = wire_header_len(&t, &seg);

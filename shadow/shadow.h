@@ -147,7 +147,8 @@ struct sock_rebuild {
 	uint32_t rcv_nxt;                   /* after `unread`, not counting a FIN */
 	uint32_t rcv_wnd;                   /* bytes from rcv_nxt on that were promised to the peer */
 	uint32_t snd_wnd, max_wnd, snd_wl1; /* bytes; wire sequence */
-	uint32_t mss_clamp;                 /* the peer's MSS option; 0: the socket still knows */
+	bool echo;          /* one byte before snd_una counts as just sent; the caller acknowledges it an RTT later */
+	uint32_t mss_clamp; /* the peer's MSS option; 0: the socket still knows */
 	uint8_t snd_wscale, rcv_wscale;
 	bool wscale, ts, sack;                         /* negotiated */
 	uint32_t ts_now;                               /* our TSval, ms */
@@ -182,7 +183,9 @@ struct shadow_seq {
 	uint8_t nic_mac[6], peer_mac[6];
 	uint32_t rcv_nxt, snd_nxt; /* the shadow's; snd_una for heartbeats before commit */
 	uint16_t window;           /* window field, not scaled; 0: a default */
-	uint16_t vary;             /* makes the window field differ each time, so that conntrack sees no repeats */
+	bool has_ts; /* with tsval and tsecr; only what comes from the peer itself, for a rebuilt socket */
+	uint32_t tsval, tsecr;
+	uint16_t vary; /* makes the window field differ each time, so that conntrack sees no repeats */
 };
 
 /* Each builds one frame from the peer to Linux into @buf (at least 128 bytes) and returns its length. */

@@ -63,6 +63,7 @@ static void flow_init_transmit(struct flow *f, const struct flow_init *i, uint32
 	f->snd_una = i->snd_una;
 	f->snd_nxt = f->snd_max = i->snd_nxt;
 	f->snd_end = i->snd_end;
+	f->small_end = (uint32_t)i->snd_una;
 	f->snd_wnd = f->max_wnd = i->snd_wnd;
 	f->snd_wl1 = i->snd_wl1;
 	f->mss = (uint16_t)MAX(MIN((uint32_t)i->mss, frame_size - WIRE_HDR_MAX), (uint32_t)FLOW_MSS_MIN);

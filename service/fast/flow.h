@@ -133,6 +133,7 @@ struct flow {
 	uint32_t error, context;
 	uint32_t want;        /* IPC_WANT_* */
 	uint32_t rexmit_base; /* segments sent again before it was installed */
+	uint32_t small_end;   /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;
 };
 

@@ -143,15 +143,24 @@ void tx_ack(struct fast_thread *t, struct flow *f)
 
 /*
  * Nagle (RFC 9293 3.7.4) and cork: may the last, partial segment go? What was sent before and
- * what a FIN follows is never held.
+ * what a FIN follows is never held. As Linux does (Minshall), only an unacknowledged segment that
+ * was partial itself holds the next one: the end of a longer write leaves at once, and does not
+ * wait for the peer's delayed ACK.
  */
+static bool tx_small_unacked(const struct flow *f)
+{
+	uint32_t una = (uint32_t)f->snd_una;
+
+	return seq_gt(f->small_end, una) && seq_leq(f->small_end, (uint32_t)f->snd_max);
+}
+
 static enum tx_why tx_partial(const struct flow *f)
 {
 	if (f->flags & FLOW_CLOSING || f->snd_nxt < f->snd_max)
 		return TX_GO;
 	if (f->opts & IPC_OPT_CORK && !(f->flags & FLOW_CORK_OVER))
 		return TX_CORKED;
-	if (!(f->opts & (IPC_OPT_NODELAY | IPC_OPT_CORK)) && f->snd_max > f->snd_una)
+	if (!(f->opts & (IPC_OPT_NODELAY | IPC_OPT_CORK)) && tx_small_unacked(f))
 		return TX_NAGLE;
 	return TX_GO;
 }
@@ -214,6 +223,8 @@ static void tx_sent(struct fast_thread *t, struct flow *f, uint64_t off, uint32_
 		STATS_ADD(t->stats[f->id].tx_bytes, fresh);
 		f->rexmit_bytes -= off < f->snd_max ? fresh : 0;
 		f->snd_max = end;
+		if (len < f->mss)
+			f->small_end = (uint32_t)end;
 	}
 	if (!f->rto_ns)
 		f->rto_ns = t->now_ns + f->rtt.rto_us * NS_PER_US;

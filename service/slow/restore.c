@@ -57,6 +57,13 @@ static void restore_replay(struct slow *s, struct conn *c, const struct up_froze
 	q.window = (uint16_t)MIN(z->snd_wnd >> c->sock.snd_wscale, 65535u);
 	if (z->fin_acked)
 		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
+	if (c->rebuild.echo) { /* as old as an answer usually is, in Linux's milliseconds */
+		q.has_ts = true;
+		q.tsval = z->ts_recent;
+		q.tsecr = c->rebuild.ts_now - MAX(z->srtt_us / 1000, 1u);
+		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
+		q.has_ts = false;
+	}
 	if (z->fin_rcvd)
 		linux_inject(s, frame, shadow_fin(&q, frame));
 	leave_give_held(s, c, true);
@@ -225,6 +232,7 @@ static struct sock_rebuild restore_describe(const struct conn *c, const struct u
 		.unread = restore_range(c, true, z->rcv_read, z->rcv_end),
 		.sent = restore_range(c, false, z->snd_una, z->snd_nxt),
 		.unsent = restore_range(c, false, z->snd_nxt, z->snd_end),
+		.echo = c->sock.ts && z->ts_recent && z->srtt_us && !z->fin_acked && z->snd_wnd >> c->sock.snd_wscale,
 		.closing = z->closing || kernel_shut,
 		.fin_sent = z->fin_sent,
 	};

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Return: live connections go back to Linux on their own descriptors and are adopted again, at any moment of a
 conversation, with bytes in flight both ways; and all of them when the service stops."""
+import json
+import os
+import random
+import re
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
-from lab import scale, stop_process, tool, wait_for
+from lab import BUILD, echo_once, scale, tool, wait_for
 from test_adopt import BAD_WIRES, finish, talk
 from test_firewall import fast_conversation
 
 PORT = 9000
+PEER = os.path.join(os.path.dirname(__file__), "peer.py")
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 
 class Releasing:
@@ -34,6 +41,27 @@ class Releasing:
         self.stop.set()
         if self.thread.is_alive():
             self.thread.join(10)
+
+
+class ReleasingSome(Releasing):
+    """`tapas release flow ID` of single connections, picked by chance."""
+
+    def body(self):
+        rnd = random.Random(8)
+        while not self.stop.wait(self.every):
+            rows = self.lab.flows("FAST")
+            for f in rnd.sample(rows, min(len(rows), rnd.randint(1, 4))):
+                # it may just have ended by itself, which is an error of the command
+                out = self.lab.server.run([os.path.join(BUILD, "tapas"), "release", "flow", f["id"], "--json"],
+                                          env=self.lab.env(), check=False).stdout
+                self.n += json.loads(out)["released"] if out else 0
+
+    def times(self, least, timeout):
+        """Wait until that many have really gone back."""
+        if self.lab.plain:
+            time.sleep(1)
+        else:
+            wait_for(lambda: self.lab.counters()["returned"] >= least, timeout, "%d returns" % least, step=0.1)
 
 
 def returned(lab, least, clean=True):
@@ -121,3 +149,88 @@ def test_once(lab):
     c.in_order()
     c.close()
     assert lab.counters()["returned"] >= scale(200, 20)
+
+
+@pytest.mark.parametrize("wire", [None, ["delay=10000"]], ids=["near", "far"])
+def test_as_it_was(make_lab, wire):
+    """A connection given back sends segments as long as before, and knows how long the peer takes to answer: without
+    that, Linux waits for seconds before it repeats a lost one."""
+    lab = make_lab("shared", middlebox=wire)
+    if lab.plain:
+        pytest.skip("needs the service")
+    lab.run_server([PYTHON, PEER, "echo", PORT], ready="ready")
+    s = lab.connect(PORT)
+    lab.adopt(s)
+    for _ in range(20):
+        echo_once(s, b"x" * 3000)
+    rows = lab.shadows(PORT)
+    assert lab.tapas("release", "--all", "--json")["released"] == len(rows) == 1
+    wait_for(lambda: 200 <= lab.shadows(PORT)[0].get("rto", 0) <= 500, 3, "an estimate: %s" % lab.shadows(PORT))
+    wait_for(lambda: not lab.shadows(PORT)[0].get("unacked"), 3, "all acknowledged: %s" % lab.shadows(PORT))
+    assert lab.shadows(PORT)[0]["mss"] == rows[0]["mss"] == 1448, (rows, lab.shadows(PORT))
+    for _ in range(20):
+        echo_once(s, b"x" * 3000)
+    s.close()
+
+
+def results(p, timeout):
+    """The line of JSON that talk leaves at its end."""
+    out, _ = p.communicate(timeout=timeout)
+    return json.loads([x for x in out.decode().splitlines() if x.startswith('{"ok"')][-1])
+
+
+@pytest.mark.parametrize("turns", [[], ["turns=1"]], ids=["both at once", "in turn"])
+@pytest.mark.parametrize("wait", ["recv", "lt", "et", "oneshot"])
+def test_single_flows(make_lab, wait, turns):
+    """Single connections go back and are adopted again, at any moment, on a wire that loses one frame in a hundred,
+    while threads wait in every way: no byte, no event and no errno that Linux would not have given."""
+    lab = make_lab("shared", middlebox=["drop=1", "seed=31"])
+    server = lab.run_server([tool("talk"), "server", PORT, "wait=" + wait], ready="ready")
+    size = 400000 if turns else 2 << 20
+    argv = [tool("talk"), "client", lab.addr, PORT, 0, 12, size, 41, scale(400, 60), *turns]
+    client = lab.spawn(lab.client, argv)
+    least = scale(1000, 20)
+    with ReleasingSome(lab, 0.01) as r:
+        r.times(least, scale(300, 40))
+    client.send_signal(signal.SIGTERM)
+    here = results(client, 90)
+    wait_for(lambda: lab.plain or lab.status()["fast"] == 0, 10, "the last FINs, which may have been lost, at the server")
+    there = finish(server)
+    print(wait, turns, here, there)
+    assert here["bad"] == here["odd"] == 0 and here["live"] == 0, (here, there)
+    assert there["bad"] == there["odd"] == 0, (here, there)
+    if not lab.plain:
+        returned(lab, least)
+        again = lab.counters()["adopted"] - len(set(re.findall(r"(\S+ > \S+): adopting to fast", lab.log())))
+        assert again >= least // 2, (again, here, lab.counters())
+
+
+def test_service_stops_busy(lab):
+    """SIGTERM among many busy connections, some of whose programs are stopped by SIGSTOP at the time: all of them go on,
+    and the longest that any of them stood still is said."""
+    if lab.plain:
+        pytest.skip("needs the service")
+    each, programs = scale(200, 20), 5
+    servers = [lab.run_server([tool("talk"), "server", PORT + i], ready="ready") for i in range(programs)]
+    size = scale(1500000, 3 << 20)
+    clients = [lab.spawn(lab.client, [tool("talk"), "client", lab.addr, PORT + i, each, each, size, 50 + i, 150])
+               for i in range(programs)]
+    wait_for(lambda: lab.status()["fast"] >= 0.85 * each * programs, 30, "%d FAST connections" % (each * programs))
+    for p in servers[::2]:
+        p.send_signal(signal.SIGSTOP)
+    before = lab.status()
+    start = time.monotonic()
+    assert lab.stop_service() == 0
+    took = time.monotonic() - start
+    time.sleep(0.5)
+    for p in servers[::2]:
+        p.send_signal(signal.SIGCONT)
+    stopped = time.monotonic() - start
+    here = [results(c, 170) for c in clients]
+    there = [finish(p) for p in servers]
+    print("FAST: %d; stop of the service: %.2f s; programs stopped: %.2f s; longest pauses (ms): %s" % (
+        before["fast"], took, stopped, [x["longest_ms"] for x in here]))
+    assert before["fast"] > each * programs // 2, before
+    assert all(x["ok"] == each and x["bad"] == x["odd"] == 0 for x in here), (here, there)
+    assert all(x["bad"] == x["odd"] == 0 for x in there), (here, there)
+    assert all(x["longest_ms"] < 10000 + 1000 * stopped for x in here), here

@@ -125,6 +125,27 @@ static void nagle_holds_the_second_small_one(void **state)
 	assert_int_equal(drain(&bytes), 1);
 }
 
+/* As on Linux: only what is small and unacknowledged itself holds the next small one. */
+static void nagle_lets_the_end_of_a_longer_write_go(void **state)
+{
+	uint32_t bytes;
+
+	(void)state;
+	restart(0, 65536, 0);
+	lab_write(h, 1, 1300);
+	turn(1);
+	assert_int_equal(drain(&bytes), 2);
+	assert_int_equal(bytes, 1300);
+	lab_write(h, 1, 1100); /* behind the 300, which are not acknowledged: the full segment goes, the 100 wait */
+	turn(1);
+	assert_int_equal(drain(&bytes), 1);
+	assert_int_equal(bytes, 1000);
+	lab_send(h, (struct lab_seg){.ack = 1300, .window = 512});
+	turn(1);
+	assert_int_equal(drain(&bytes), 1);
+	assert_int_equal(bytes, 100);
+}
+
 static void cork_holds_for_200_ms(void **state)
 {
 	uint32_t bytes;
@@ -533,6 +554,7 @@ int main(void)
 		T(burst_and_cwnd_limit),
 		T(limits_are_taken_over),
 		T(nagle_holds_the_second_small_one),
+		T(nagle_lets_the_end_of_a_longer_write_go),
 		T(cork_holds_for_200_ms),
 		T(silly_window_is_not_used),
 		T(rate_is_kept),
