@@ -102,6 +102,7 @@ static void command_forget(struct fast_thread *t, struct flow *f, enum fast_up l
 	t->apps[f->app].slot_flow[f->slot] = 0;
 	flowset_del(&t->owned, f->id);
 	flowset_del(&t->ready, f->id);
+	flowset_del(&t->keep, f->id);
 	f->flags &= ~FLOW_USED;
 	up_flow(t, f, last);
 }

@@ -27,12 +27,13 @@ static int thread_sets(struct fast_thread *t, uint32_t max_flows)
 {
 	uint32_t words = flowset_words(max_flows);
 
-	t->set_memory = calloc(3ul * words, sizeof(uint64_t));
+	t->set_memory = calloc(4ul * words, sizeof(uint64_t));
 	if (!t->set_memory)
 		return -ENOMEM;
 	flowset_init(&t->owned, t->set_memory, max_flows);
 	flowset_init(&t->ready, t->set_memory + words, max_flows);
 	flowset_init(&t->up_wait, t->set_memory + 2ul * words, max_flows);
+	flowset_init(&t->keep, t->set_memory + 3ul * words, max_flows);
 	return 0;
 }
 
@@ -189,9 +190,9 @@ bool thread_turn(struct fast_thread *t, uint64_t now_ns)
 
 uint64_t thread_next_ns(const struct fast_thread *t)
 {
-	uint64_t tick = wheel_next(&t->wheel);
+	uint64_t tick = wheel_next(&t->wheel), ns = tick == WHEEL_NEVER ? WHEEL_NEVER : tick * NS_PER_MS;
 
-	return tick == WHEEL_NEVER ? WHEEL_NEVER : tick * NS_PER_MS;
+	return t->keep_due_ns ? MIN(ns, t->keep_due_ns) : ns;
 }
 
 bool thread_has_work(struct fast_thread *t)

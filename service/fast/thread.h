@@ -22,6 +22,7 @@
 #define FAST_ACTIVE_NS (4 * 1000000ull) /* the slow path hears of a flow's traffic at most this often */
 #define FAST_CORK_NS (200 * 1000000ull)
 #define FAST_URGENT_NS (200 * 1000000ull) /* the slow path hears of urgent data at most this often */
+#define FAST_KEEP_NS (250 * 1000000ull)   /* keep-alive clocks are looked at this often at most */
 #define FAST_PERSIST_MAX_US 60000000u
 #define FAST_RING_BYTES (4u << 20)
 
@@ -51,6 +52,8 @@ struct fast_thread {
 	struct flowset owned;   /* flows installed in this thread */
 	struct flowset ready;   /* flows the transmitter looks at */
 	struct flowset up_wait; /* flows with events that did not fit the ring */
+	struct flowset keep;    /* flows with a keep-alive clock */
+	uint64_t keep_due_ns;   /* none of them is due before; 0: there is none */
 	uint32_t ready_cursor;
 	uint64_t *set_memory;
 	uint32_t *slot_memory;

@@ -19,8 +19,6 @@ void timer_arm(struct fast_thread *t, struct flow *f)
 {
 	uint64_t due = timer_earlier(f->rto_ns, timer_earlier(f->delack_ns, f->send_ns)), tick;
 
-	if (f->opts & IPC_OPT_KEEPALIVE)
-		due = timer_earlier(due, f->keep_ns);
 	if (!due)
 		return;
 	tick = (due + NS_PER_MS - 1) / NS_PER_MS;
@@ -103,6 +101,13 @@ static void timer_rto(struct fast_thread *t, struct flow *f)
 	flowset_add(&t->ready, f->id);
 }
 
+static void keep_set(struct fast_thread *t, struct flow *f, uint64_t ns)
+{
+	f->keep_ns = ns;
+	flowset_add(&t->keep, f->id);
+	t->keep_due_ns = timer_earlier(t->keep_due_ns, ns);
+}
+
 void timer_keepalive(struct fast_thread *t, struct flow *f)
 {
 	struct ipc_slot *s = thread_slot(t, f);
@@ -113,29 +118,44 @@ void timer_keepalive(struct fast_thread *t, struct flow *f)
 	uint64_t user_ns = timer_user_ns(t, f);
 
 	f->keep_ns = FLOW_TIMER_OFF;
-	if (!(f->opts & IPC_OPT_KEEPALIVE) || f->flags & FLOW_ORPHAN || flow_time_wait(f))
+	flowset_del(&t->keep, f->id);
+	if (!(f->opts & IPC_OPT_KEEPALIVE) || f->flags & FLOW_DEAD || f->flags & FLOW_ORPHAN || flow_time_wait(f))
 		return;
 	if (flow_in_flight(f) || f->snd_end > f->snd_max || silent_ns < idle_ns) {
 		/* it lives, or other clocks will tell */
-		f->keep_ns = silent_ns < idle_ns ? heard_ns + idle_ns : t->now_ns + idle_ns;
+		keep_set(t, f, silent_ns < idle_ns ? heard_ns + idle_ns : t->now_ns + idle_ns);
 		f->keep_probes = 0;
 	} else if (user_ns ? f->keep_probes && silent_ns >= user_ns : f->keep_probes >= cnt) {
 		flow_fail(t, f, ETIMEDOUT, true, true);
 	} else {
-		f->keep_ns = t->now_ns + intvl_ns;
+		keep_set(t, f, t->now_ns + intvl_ns);
 		f->keep_probes += f->keep_probes < UINT8_MAX;
 		f->flags |= FLOW_KEEPALIVE | FLOW_KEEP_NOW;
 		flowset_add(&t->ready, f->id);
 	}
 }
 
+/* They run for seconds to hours, which is not for the wheel. */
+static bool timer_keep_run(struct fast_thread *t)
+{
+	if (likely(!t->keep_due_ns || t->now_ns < t->keep_due_ns))
+		return false;
+	t->keep_due_ns = 0;
+	for (uint32_t i = 0; (i = flowset_next(&t->keep, i)) != FLOWSET_NONE; i++) {
+		struct flow *f = &t->flows[i];
+
+		if (f->keep_ns <= t->now_ns)
+			timer_keepalive(t, f);
+		else
+			t->keep_due_ns = timer_earlier(t->keep_due_ns, f->keep_ns);
+	}
+	if (t->keep_due_ns)
+		t->keep_due_ns = MAX(t->keep_due_ns, t->now_ns + FAST_KEEP_NS);
+	return true;
+}
+
 static void timer_expire(struct fast_thread *t, struct flow *f)
 {
-	if (f->opts & IPC_OPT_KEEPALIVE && f->keep_ns && f->keep_ns <= t->now_ns) {
-		timer_keepalive(t, f);
-		if (f->flags & FLOW_DEAD)
-			return;
-	}
 	if (f->delack_ns && f->delack_ns <= t->now_ns) {
 		f->delack_ns = FLOW_TIMER_OFF;
 		f->flags |= FLOW_ACK_NOW;
@@ -159,6 +179,7 @@ bool timer_run(struct fast_thread *t)
 {
 	uint32_t ids[FAST_TIMER_BATCH], n;
 	uint64_t tick = t->now_ns / NS_PER_MS;
+	bool kept = timer_keep_run(t);
 
 	n = wheel_take(&t->wheel, tick, ids, FAST_TIMER_BATCH);
 	for (uint32_t i = 0; i < n; i++) {
@@ -173,5 +194,5 @@ bool timer_run(struct fast_thread *t)
 		timer_expire(t, f);
 		timer_arm(t, f);
 	}
-	return n != 0;
+	return n != 0 || kept;
 }

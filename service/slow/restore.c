@@ -93,6 +93,8 @@ static void restore_finish(struct slow *s, struct conn *c, bool ok)
 		  ok ? "given back to Linux" : "lost", (unsigned)(pause_ns / 1000), ipc_reason_name(c->leave_reason));
 	if (c->app && !c->app->dying)
 		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = c->app, .slot = c->slot, .key = c->key};
+	if (c->app) /* the socket will count the byte of rebuild.echo as acknowledged once more */
+		c->app->shm->slot[c->slot].base_acked = c->sock.bytes_acked - c->rebuild.echo;
 	conn_release_app(s, c, IPC_RETURNED, c->leave_reason, true);
 	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_MEMORY);
 	leave_answer(s, c, &c->asker, IPC_RETURNED, c->leave_reason);

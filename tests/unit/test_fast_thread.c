@@ -112,8 +112,8 @@ static void the_application_wakes_it(void **state)
 static void it_wakes_the_application(void **state)
 {
 	(void)state;
+	wait_for(fast_is_asleep(h->fast, 0)); /* it has told of the installation */
 	atomic_store(&h->shm->context[0].armed, 1);
-	wait_for(fast_is_asleep(h->fast, 0));
 	arrive((struct lab_seg){.len = 50, .window = 512});
 	assert_true(readable(h->context_fd));
 	assert_int_equal(lab_read(h, 0, 100), 50);
