@@ -22,6 +22,7 @@ void inherit_claim(struct sock *s);
 /* The shadow's filter, or one of the application's: something that is not there on an ordinary socket. */
 bool inherit_has_filter(int fd);
 
+void shell_child(void);   /* shell.c, in a forked child */
 void inherit_start(void); /* once, before the first socket */
 /* Does an image with this environment load the library, if it loads any? */
 bool inherit_library_in(char *const envp[]);
