@@ -6,7 +6,7 @@
  *
  * As in libc: SIGINT and SIGQUIT are ignored and SIGCHLD is blocked while system() waits; it is a
  * cancellation point, and ends the shell then; a shell that popen() starts does not inherit the
- * streams of earlier calls; fclose() of such a stream is pclose().
+ * streams of earlier calls; fclose() of such a stream is pclose(). fclose() is here for that, and tells the table.
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
@@ -263,11 +263,20 @@ PUBLIC int pclose(FILE *f)
 	return proc_end(f, &status) ? status : libc()->pclose(f);
 }
 
+/* Also the end of a descriptor. */
 PUBLIC int fclose(FILE *f)
 {
-	int status;
+	int status, saved = errno, fd = fileno(f);
+	struct sock *s = NULL;
 
-	return proc_end(f, &status) ? status : libc()->fclose(f);
+	if (proc_end(f, &status))
+		return status;
+	if (file_get_any(fd) && !fd_is_own(fd))
+		s = close_begin(fd);
+	errno = saved;
+	status = libc()->fclose(f);
+	close_end(s);
+	return status;
 }
 
 /* ---- fork ---- */
