@@ -338,7 +338,8 @@ void sock_claim_start(struct sock *s)
 		share_unmark(s);
 		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context);
 	} else {
-		share_mark(s); /* from then on */
+		if (s->items) /* watched from then on; who calls says so when it is Linux's */
+			share_mark(s);
 		err = core_return(s->core, s->slot, s->fd, s->fd);
 	}
 	if (err < 0) {
