@@ -57,9 +57,9 @@ static void linger(struct sock *s)
  * @fd is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
  * told from its parent by a system call only, which is spared where a mistake costs nothing:
  * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
- * Returns a socket that must be told when it has been closed (closed()), as its mark (share.c) goes with it; or NULL.
+ * Returns a socket that must be told when it has been closed (close_end()), as its mark (share.c) goes with it; or NULL.
  */
-static struct sock *closing(int fd)
+struct sock *close_begin(int fd)
 {
 	struct sock *s = sock_get(fd);
 	bool light = s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
@@ -76,7 +76,7 @@ static struct sock *closing(int fd)
 	return NULL;
 }
 
-static void closed(struct sock *s)
+void close_end(struct sock *s)
 {
 	int saved = errno;
 
@@ -96,10 +96,10 @@ PUBLIC int close(int fd)
 		held_reap(); /* calls that this thread has left by longjmp do not count */
 		if (fd_is_own(fd))
 			return fail(EBADF);
-		s = closing(fd);
+		s = close_begin(fd);
 	}
 	ret = libc()->close(fd);
-	closed(s);
+	close_end(s);
 	return ret;
 }
 
@@ -137,7 +137,7 @@ static int range(unsigned first, unsigned last, int flags)
 				ret = libc()->close_range(from, i - 1, flags);
 			from = i + 1;
 		} else if (!keep) {
-			s = closing((int)i);
+			s = close_begin((int)i);
 			lost |= s != NULL;
 			if (s)
 				sock_put(s);
@@ -174,7 +174,7 @@ static bool is_refused(int from, int flags)
 	return libc()->fcntl(from, F_GETFD) < 0 || (flags & ~O_CLOEXEC);
 }
 
-/* @to is about to be replaced. Returns false if it is one of ours and could not be moved. *@gone: for closed(). */
+/* @to is about to be replaced. Returns false if it is one of ours and could not be moved. *@gone: for close_end(). */
 static bool make_room(int to, struct sock **gone)
 {
 	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
@@ -182,7 +182,7 @@ static bool make_room(int to, struct sock **gone)
 	if (fd_is_own(to))
 		return c && core_fd_move(c, to);
 	if (file_get_any(to))
-		*gone = closing(to);
+		*gone = close_begin(to);
 	return true;
 }
 
@@ -197,7 +197,7 @@ PUBLIC int dup2(int from, int to)
 	if (file_get_any(to) && !is_refused(from, 0) && !make_room(to, &gone))
 		return fail(EBUSY);
 	to = sock_dup(from, libc()->dup2(from, to));
-	closed(gone);
+	close_end(gone);
 	return to;
 }
 
@@ -210,6 +210,6 @@ PUBLIC int dup3(int from, int to, int flags)
 	if (from != to && file_get_any(to) && !is_refused(from, flags) && !make_room(to, &gone))
 		return fail(EBUSY);
 	to = sock_dup(from, libc()->dup3(from, to, flags));
-	closed(gone);
+	close_end(gone);
 	return to;
 }

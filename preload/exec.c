@@ -23,7 +23,7 @@
 
 #include "preload/inherit.h"
 
-#define LIST_MAX 4096
+#define LIST_MAX 100000 /* Linux takes 128 KiB in one string */
 #define SCRIPT_DEPTH 4
 
 extern char **environ;
@@ -123,37 +123,43 @@ static void env_copy(char **out, char *const envp[], char *entry)
 	out[n] = NULL;
 }
 
-/* The list for the new image in @entry, as NAME=list; false: nothing to tell. */
-static bool prepare(const char *image, bool search, char *const envp[], char *entry, enum inherit_how how,
-		    const void *key)
+/* Bytes for what a new image must be told; 0: nothing. */
+static size_t exec_room(const void *key)
 {
-	char buf[PATH_MAX];
-	static const char name[] = INHERIT_ENV "=";
+	size_t n = fd_top() < 0 ? 0 : inherit_count(key);
 
-	if (fd_top() < 0 || !inherit_any(key))
-		return false;
-	if (search)
-		image = find_image(image, buf);
-	memcpy(entry, name, sizeof(name));
-	return inherit_list(entry + sizeof(name) - 1, LIST_MAX - sizeof(name), how, key,
-			    inherit_library_in(envp) && image_loads_us(image, SCRIPT_DEPTH)) > 0;
+	return n ? MIN(sizeof(INHERIT_ENV) + n * INHERIT_ENTRY, (size_t)LIST_MAX) : 0;
 }
 
-static bool exec_prepare(const char *image, bool search, char *const envp[], char *entry)
+/* The list for the new image in @entry (@room), as NAME=list; false: nothing to tell. */
+static bool prepare(const char *image, char *const envp[], char *entry, size_t room, enum inherit_how how,
+		    const void *key, struct inherit_undo *undo)
 {
-	return prepare(image, search, envp, entry, INHERIT_EXEC, NULL);
+	static const char name[] = INHERIT_ENV "=";
+
+	if (!room)
+		return false;
+	memcpy(entry, name, sizeof(name));
+	return inherit_list(entry + sizeof(name) - 1, room - sizeof(name), how, key,
+			    inherit_library_in(envp) && image_loads_us(image, SCRIPT_DEPTH), undo) > 0;
 }
 
 /* ---- exec ---- */
 
 PUBLIC int execve(const char *path, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2];
+	struct inherit_undo undo = {.n = 0};
+	size_t room = exec_room(NULL);
+	char entry[room + 1], *env[env_count(envp) + 2];
+	bool told;
+	int ret;
 
-	if (!exec_prepare(path, false, envp, entry))
-		return libc()->execve(path, argv, envp);
-	env_copy(env, envp, entry);
-	return libc()->execve(path, argv, env);
+	told = prepare(path, envp, entry, room, INHERIT_EXEC, NULL, &undo);
+	if (told)
+		env_copy(env, envp, entry);
+	ret = libc()->execve(path, argv, told ? env : envp);
+	inherit_failed(&undo);
+	return ret;
 }
 
 PUBLIC int execv(const char *path, char *const argv[])
@@ -163,12 +169,18 @@ PUBLIC int execv(const char *path, char *const argv[])
 
 PUBLIC int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2];
+	struct inherit_undo undo = {.n = 0};
+	size_t room = exec_room(NULL);
+	char entry[room + 1], *env[env_count(envp) + 2], buf[PATH_MAX];
+	bool told;
+	int ret;
 
-	if (!exec_prepare(file, true, envp, entry))
-		return libc()->execvpe(file, argv, envp);
-	env_copy(env, envp, entry);
-	return libc()->execvpe(file, argv, env);
+	told = prepare(room ? find_image(file, buf) : file, envp, entry, room, INHERIT_EXEC, NULL, &undo);
+	if (told)
+		env_copy(env, envp, entry);
+	ret = libc()->execvpe(file, argv, told ? env : envp);
+	inherit_failed(&undo);
+	return ret;
 }
 
 PUBLIC int execvp(const char *file, char *const argv[])
@@ -178,13 +190,19 @@ PUBLIC int execvp(const char *file, char *const argv[])
 
 PUBLIC int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2], path[32];
+	struct inherit_undo undo = {.n = 0};
+	size_t room = exec_room(NULL);
+	char entry[room + 1], *env[env_count(envp) + 2], path[32];
+	bool told;
+	int ret;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (!exec_prepare(path, false, envp, entry))
-		return libc()->fexecve(fd, argv, envp);
-	env_copy(env, envp, entry);
-	return libc()->fexecve(fd, argv, env);
+	told = prepare(path, envp, entry, room, INHERIT_EXEC, NULL, &undo);
+	if (told)
+		env_copy(env, envp, entry);
+	ret = libc()->fexecve(fd, argv, told ? env : envp);
+	inherit_failed(&undo);
+	return ret;
 }
 
 /* The variadic ones: the arguments up to NULL, and for execle() the environment behind it. */
@@ -246,9 +264,10 @@ PUBLIC int execle(const char *path, const char *arg, ...)
 PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
 		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2];
+	size_t room = exec_room(actions);
+	char entry[room + 1], *env[env_count(envp) + 2];
 
-	if (!prepare(path, false, envp, entry, INHERIT_SPAWN, actions))
+	if (!prepare(path, envp, entry, room, INHERIT_SPAWN, actions, NULL))
 		return libc()->posix_spawn(pid, path, actions, attr, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->posix_spawn(pid, path, actions, attr, argv, env);
@@ -257,9 +276,10 @@ PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	char entry[LIST_MAX], *env[env_count(envp) + 2];
+	size_t room = exec_room(actions);
+	char entry[room + 1], *env[env_count(envp) + 2], buf[PATH_MAX];
 
-	if (!prepare(file, true, envp, entry, INHERIT_SPAWN, actions))
+	if (!prepare(room ? find_image(file, buf) : file, envp, entry, room, INHERIT_SPAWN, actions, NULL))
 		return libc()->posix_spawnp(pid, file, actions, attr, argv, envp);
 	env_copy(env, envp, entry);
 	return libc()->posix_spawnp(pid, file, actions, attr, argv, env);

@@ -188,7 +188,9 @@ struct list {
 	char *text;
 	size_t len, size;
 	enum inherit_how how;
+	uintptr_t key;
 	bool loads;
+	struct inherit_undo *undo;
 };
 
 static uintptr_t note_key(const void *key)
@@ -243,24 +245,23 @@ static struct sock *heir_get(int fd)
 	return NULL;
 }
 
-bool inherit_any(const void *key)
+size_t inherit_count(const void *key)
 {
 	int top = fd_top(), saved = errno;
-	struct note n;
+	struct note note;
+	size_t n = 0;
 
 	for (uint32_t i = 0; i < NOTES; i++)
-		if (note_get(i, note_key(key), &n))
-			return true;
+		n += note_get(i, note_key(key), &note);
 	for (int fd = 0; fd <= top; fd++) {
 		struct sock *s = heir_get(fd);
 
-		if (s) {
+		n += s != NULL;
+		if (s)
 			sock_put(s);
-			return true;
-		}
 	}
 	errno = saved;
-	return false;
+	return n;
 }
 
 /* False: there is no room. */
@@ -273,6 +274,45 @@ static bool list_add(struct list *l, int fd, uint64_t cookie, bool is_linux)
 		return false;
 	l->len += (size_t)n;
 	return true;
+}
+
+/* Is @fd closed by exec, and the socket of @cookie? Then it is closed now. */
+static void twin_close(struct list *l, int fd, int same, uint64_t cookie)
+{
+	int flags = fd == same ? 0 : (int)syscall(SYS_fcntl, fd, F_GETFD);
+
+	if (flags < 0 || !(flags & FD_CLOEXEC) || l->undo->n == INHERIT_TWINS || sock_cookie(fd) != cookie)
+		return;
+	l->undo->twin[l->undo->n].fd = fd;
+	l->undo->twin[l->undo->n++].same = same;
+	syscall(SYS_close, fd);
+}
+
+/*
+ * The image that comes uses the connection in the kernel, and cannot say so. A mark goes when any descriptor of the
+ * socket is closed, also by exec: so those go first.
+ */
+static void mark_for_image(struct list *l, int fd, uint64_t cookie)
+{
+	int top = fd_top();
+	struct note n;
+
+	for (int i = 0; i <= top; i++)
+		if (file_get_any(i) && !fd_is_own(i))
+			twin_close(l, i, fd, cookie);
+	for (uint32_t i = 0; i < NOTES; i++)
+		if (note_get(i, l->key, &n))
+			twin_close(l, n.to, fd, cookie);
+	share_mark_fd(fd);
+}
+
+void inherit_failed(const struct inherit_undo *undo)
+{
+	int saved = errno;
+
+	for (uint32_t i = 0; i < undo->n; i++)
+		syscall(SYS_dup3, undo->twin[i].same, undo->twin[i].fd, O_CLOEXEC);
+	errno = saved;
 }
 
 /*
@@ -295,7 +335,7 @@ static void list_heir(struct list *l, struct sock *s, int fd)
 	if (knows && list_add(l, fd, cookie, true))
 		return;
 	if (l->how == INHERIT_EXEC) {
-		share_mark_fd(fd);
+		mark_for_image(l, fd, cookie);
 		return;
 	}
 	s->keep_linux = true; /* there is nobody to do that in the child */
@@ -306,10 +346,10 @@ static void list_note(struct list *l, const struct note *n)
 {
 	struct sock *s;
 
-	if (l->how == INHERIT_EXEC) { /* it is there already, and marked */
-		if (l->loads && sock_cookie(n->to) == n->cookie &&
-		    !((int)syscall(SYS_fcntl, n->to, F_GETFD) & FD_CLOEXEC))
-			list_add(l, n->to, n->cookie, true);
+	if (l->how == INHERIT_EXEC) { /* it is there already */
+		if (sock_cookie(n->to) == n->cookie && !((int)syscall(SYS_fcntl, n->to, F_GETFD) & FD_CLOEXEC) &&
+		    !(l->loads && list_add(l, n->to, n->cookie, true)))
+			mark_for_image(l, n->to, n->cookie);
 		return;
 	}
 	s = sock_get(n->from);
@@ -325,9 +365,10 @@ static void list_note(struct list *l, const struct note *n)
 	sock_put(s);
 }
 
-size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads)
+size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads,
+		    struct inherit_undo *undo)
 {
-	struct list l = {.text = text, .size = size, .how = how, .loads = loads};
+	struct list l = {.text = text, .size = size, .how = how, .key = note_key(key), .loads = loads, .undo = undo};
 	int top = fd_top(), saved = errno;
 	struct note n;
 
@@ -340,7 +381,7 @@ size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *k
 		}
 	}
 	for (uint32_t i = 0; i < NOTES; i++)
-		if (note_get(i, note_key(key), &n))
+		if (note_get(i, l.key, &n))
 			list_note(&l, &n);
 	text[l.len] = 0;
 	errno = saved;

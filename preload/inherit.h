@@ -22,6 +22,10 @@ void inherit_claim(struct sock *s);
 /* The shadow's filter, or one of the application's: something that is not there on an ordinary socket. */
 bool inherit_has_filter(int fd);
 
+/* @fd is about to be closed inside libc, and was: see close.c. */
+struct sock *close_begin(int fd);
+void close_end(struct sock *s);
+void shell_child(void);   /* shell.c, in a forked child */
 void inherit_start(void); /* once, before the first socket */
 /* Does an image with this environment load the library, if it loads any? */
 bool inherit_library_in(char *const envp[]);
@@ -35,13 +39,24 @@ enum inherit_how {
  * that it is made for has the connection under that number. It goes back to Linux until then.
  */
 void inherit_dup(struct sock *s, int from, int to, const void *key);
-/* Will a new image inherit a connection? @key: see inherit_dup(). */
-bool inherit_any(const void *key);
+/* How many entries will the list for a new image have at most? @key: see inherit_dup(). */
+size_t inherit_count(const void *key);
+#define INHERIT_ENTRY 30 /* bytes of one */
+#define INHERIT_TWINS 16
 /*
  * What it must be told, in @text. An image that does not load the library (@loads) gets them as Linux's. Returns the
  * length.
  */
-size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads);
+struct inherit_undo {
+	uint32_t n;
+	struct {
+		int fd, same; /* closed; another descriptor of the same socket */
+	} twin[INHERIT_TWINS];
+};
+size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *key, bool loads,
+		    struct inherit_undo *undo);
+/* exec has failed. Keeps errno. */
+void inherit_failed(const struct inherit_undo *undo);
 
 extern _Atomic uint32_t inherit_generation; /* forks so far; written in fork handlers only */
 

@@ -36,6 +36,10 @@
 	  (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, \
 	   char *const *))                                                                                      \
 	X(int, posix_spawn_file_actions_adddup2, (posix_spawn_file_actions_t *, int, int))                      \
+	X(int, system, (const char *))                                                                          \
+	X(FILE *, popen, (const char *, const char *))                                                          \
+	X(int, pclose, (FILE *))                                                                                \
+	X(int, fclose, (FILE *))                                                                                \
 	X(pid_t, vfork, (void))                                                                                 \
 	X(int, close, (int))                                                                                    \
 	X(int, close_range, (unsigned, unsigned, int))                                                          \

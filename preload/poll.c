@@ -133,13 +133,18 @@ static void set_open(struct set *set)
 	}
 }
 
+/* Another process had it: has it come back at once? */
+static bool is_back(struct sock *s)
+{
+	return sock_settle(s) && sock_state(s) == SOCK_LINUX;
+}
+
 /* Look at the adopted ones: fill their revents, take them out of the kernel's copy. Returns how many are ready. */
 static int set_look(struct set *set)
 {
 	int ready = 0;
 
 	set->adopted = 0;
-	set->away = false;
 	set->hole = set->n;
 	for (nfds_t i = 0; i < set->n; i++) {
 		struct file *f = set->file[i];
@@ -154,7 +159,7 @@ static int set_look(struct set *set)
 		if (!f || f->type != FILE_SOCK)
 			continue;
 		s = container_of(f, struct sock, file);
-		if (sock_settle(s) && sock_state(s) == SOCK_LINUX && !share_enter(s)) {
+		if (sock_settle(s) && sock_state(s) == SOCK_LINUX && (!share_enter(s) || is_back(s))) {
 			set->kernel[i].fd = set->app[i].fd;
 			set->kernel[i].events = set->app[i].events;
 			continue;
@@ -199,8 +204,11 @@ static int set_arm(struct set *set)
 /* One look, and one sleep if nothing is ready. Returns how many are ready, 0, or -1. */
 static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 {
-	int ready = set_look(set), r, epfd = -1;
 	nfds_t n = set->n, at = n;
+	int ready, r, epfd = -1;
+
+	set->away = false;
+	ready = set_look(set);
 
 	if (!ready && deadline && set->adopted) {
 		epfd = set_arm(set);

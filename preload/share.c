@@ -243,19 +243,16 @@ void share_received(const struct msghdr *m)
 /* ---- standard streams ---- */
 
 /*
- * libc's stdio reads and writes them unseen. What it writes is noticed, but a read of it would find nothing for ever.
- * A stream without a buffer has not been used yet, and a program that reads its input by read() will not begin to.
+ * libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
+ * nothing for ever. A stream without a buffer has not been used yet, and a program that reads its input by read() will
+ * not begin to use it.
  */
-bool share_is_stdio(const struct sock *s)
+bool share_is_read_by_stdio(const struct sock *s)
 {
-	FILE *stream[] = {stdin, stdout, stderr};
 	bool is_read = s->first_dir == IO_IN || s->exchanges;
 
-	for (int fd = 0; fd <= 2; fd++)
-		if (atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file &&
-		    ((stream[fd] && __fbufsize(stream[fd])) || (!fd && !is_read)))
-			return true;
-	return false;
+	return atomic_load_explicit(&fd_table[0], memory_order_relaxed) == &s->file &&
+	       (!is_read || !stdin || __fbufsize(stdin));
 }
 
 /* ---- fork ---- */

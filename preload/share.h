@@ -36,8 +36,8 @@ void share_lost(struct sock *s);
 struct sock *share_track(int fd, uint64_t cookie);
 /* A message was received: are there connections in it? */
 void share_received(const struct msghdr *m);
-/* Is it a standard stream of this process, and read or written by stdio, or perhaps soon? */
-bool share_is_stdio(const struct sock *s);
+/* Is it the standard input of this process, and read by stdio, or perhaps soon? */
+bool share_is_read_by_stdio(const struct sock *s);
 
 bool share_forget(struct sock *s); /* its last reference is gone; false: its memory must stay */
 void share_fork(void);             /* about to fork: what is in use says so */

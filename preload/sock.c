@@ -74,6 +74,7 @@ void sock_child(void)
 {
 	inherit_forked();
 	share_child();
+	shell_child();
 	fd_child();
 	atomic_store(&sock_core, NULL);
 	atomic_store(&service_next_ns, 0);
@@ -337,7 +338,8 @@ void sock_claim_start(struct sock *s)
 		share_unmark(s);
 		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context);
 	} else {
-		share_mark(s); /* from then on */
+		if (s->items) /* watched from then on; who calls says so when it is Linux's */
+			share_mark(s);
 		err = core_return(s->core, s->slot, s->fd, s->fd);
 	}
 	if (err < 0) {
@@ -391,7 +393,7 @@ static void adopt_try(struct sock *s, int fd)
 		}
 		try_later(s); /* when this attempt comes to nothing */
 		s->tries++;
-		if (sock_state(s) == SOCK_LINUX && is_established(fd) && !share_is_stdio(s))
+		if (sock_state(s) == SOCK_LINUX && is_established(fd) && !share_is_read_by_stdio(s))
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !s->policy.accelerate) {
@@ -418,7 +420,7 @@ static bool is_refused_once(uint32_t reason)
 {
 	return reason == IPC_REASON_RACE || reason == IPC_REASON_BUSY || reason == IPC_REASON_FULL ||
 	       reason == IPC_REASON_MEMORY || reason == IPC_REASON_SILENT || reason == IPC_REASON_STATE ||
-	       reason == IPC_REASON_USED;
+	       reason == IPC_REASON_USED || reason == IPC_REASON_HANDED_BACK; /* to another process */
 }
 
 /* Refused, or the service died before it answered. s->lock held. */
@@ -477,10 +479,12 @@ static void settle_returned(struct sock *s)
 {
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
+	if (reason == IPC_REASON_STRAY && s->strays < 6)
+		s->strays++;
 	if (s->keep_linux || reason == IPC_REASON_URGENT)
 		s->try_at = NEVER;
 	else
-		try_later(s);
+		try_after(s, 16u << 2 * s->strays, (uint64_t)RETRY_BYTES << s->strays);
 	if (reason != IPC_REASON_MOVED)
 		option_returned(s);
 	if (s->shut_rd) /* which the socket forgot when it was rebuilt */
@@ -556,6 +560,24 @@ static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 }
 
 /*
+ * Was something written to the kernel socket past the library, by stdio for one? It comes before what is written from
+ * here on, so the connection, which the service is about to give back, goes first. The caller is inside the call.
+ */
+static bool is_bypassed(struct sock *s, int fd, uint64_t word)
+{
+	struct held h = {.frame = __builtin_frame_address(0), .file = &s->file, .refs = FILE_REF + FILE_CALL};
+	uint32_t place;
+	int err;
+
+	if (IPC_WORD_STRAY(word) == IPC_WORD_STRAY(s->word))
+		return false;
+	place = held_push(&h);
+	err = sock_return(s, fd, false);
+	held_pop(place);
+	return !err;
+}
+
+/*
  * Until when a call waits for a connection on its way. A non-blocking receive: the way back to
  * Linux is short, as long as a page fault may take; an adoption it does not wait for. But a
  * program may know that its first bytes fit into the send queue (PostgreSQL's answer to
@@ -614,15 +636,19 @@ enum io sock_begin(struct sock *s, int fd, bool dontwait, int dir, struct sock *
 	*out = s;
 	if (io == IO_FAST) {
 		word = core_word(s->core, s->st.flow_id);
-		if (likely(IPC_WORD_FIN(word) == IPC_WORD_FIN(s->word)) || is_still_ours(s, fd, word))
+		if (likely(word == s->word))
 			return IO_FAST;
-		io = IO_LINUX;
-	} else if (io == IO_LINUX) {
-		return IO_LINUX;
+		if (is_bypassed(s, fd, word))
+			io = sock_certain(s, dontwait, dir);
+		else if (!is_still_ours(s, fd, word))
+			*out = NULL;
 	}
+	if (io == IO_FAIL)
+		*out = NULL;
+	if (*out)
+		return io;
 	file_put_more(&s->file, FILE_REF + FILE_CALL);
-	*out = NULL;
-	return io;
+	return io == IO_FAIL ? IO_FAIL : IO_LINUX;
 }
 
 enum io sock_reenter(struct sock *s, bool dontwait, int dir)

@@ -91,6 +91,7 @@ struct sock {
 	_Atomic bool policy_known;
 	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 
+	uint8_t strays;      /* returns because of what was written past the library */
 	_Atomic bool tagged; /* some item of it was registered with a tag */
 
 	/* counted by several threads; a count lost now and then does no harm */

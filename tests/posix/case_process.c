@@ -534,6 +534,75 @@ static void popen_call(void)
 	peer_recv_say(c, 13);
 }
 
+/* The shell becomes a program that uses the connection. */
+static void system_uses(void)
+{
+	struct conn *c = conn_open();
+	char line[400];
+
+	snprintf(line, sizeof(line), "exec %s %d r7 wresponse", image(this_case->a == STATIC_IMAGE), c->fd);
+	peer_text(c, "request");
+	tell(system(line) >> 8, "system");
+	write_say("parent", c->fd, " and more");
+	close(c->fd);
+	peer_drain_say(c);
+}
+
+static void popen_uses(void)
+{
+	struct conn *c = conn_open();
+	char line[400];
+	FILE *f;
+	long n;
+
+	snprintf(line, sizeof(line), "exec %s %d r7 wresponse", image(this_case->a == STATIC_IMAGE), c->fd);
+	f = popen(line, "re");
+	say("popen: %s", f ? "yes" : err_name(errno));
+	if (!f)
+		return;
+	peer_text(c, "request");
+	while ((n = (long)fread(buf, 1, sizeof(buf), f)) > 0)
+		tell_data(n, buf, "fread");
+	tell(pclose(f) >> 8, "pclose");
+	write_say("parent", c->fd, " and more");
+	close(c->fd);
+	peer_drain_say(c);
+}
+
+/* Standard input and output of a vfork child's image. */
+static void vfork_dup(void)
+{
+	struct conn *c = conn_open();
+	const char *path = image(this_case->a == STATIC_IMAGE);
+	pid_t pid;
+
+	pid = vfork();
+	if (!pid) {
+		dup2(c->fd, 0);
+		close(c->fd);
+		execl(path, "posix_image", "0", "r7", "wresponse", NULL);
+		_exit(9);
+	}
+	peer_text(c, "request");
+	child_end(pid);
+	write_say("parent", c->fd, " and more");
+	close(c->fd);
+	peer_drain_say(c);
+}
+
+static void system_end(void)
+{
+	struct conn *c = conn_open();
+
+	tell(system(NULL) != 0, "is there a shell");
+	tell(system("exit 3") >> 8, "system");
+	tell(system("kill -TERM $$") & 0x7f, "signal");
+	errno = 0;
+	say("popen: %s", popen("true", "x") ? "yes" : err_name(errno));
+	write_say("parent", c->fd, "not disturbed");
+	peer_recv_say(c, 13);
+}
+
 /* ---- passing ---- */
 
 static void give(int to, int fd)
@@ -759,6 +828,25 @@ const struct test_case cases_process[] = {
 	CASE("exec/spawn-other", "posix_spawn of a program that does not touch it", spawn_other),
 	CASE("exec/system", "system()", system_call),
 	CASE("exec/popen", "popen()", popen_call),
+	CASE("exec/system-end", "system(): what it returns", system_end),
+	CASE_RETURNS("exec/system-uses", "what system() starts uses the connection", system_uses, SHARED_WHY),
+	CASE_RETURNS("exec/popen-uses", "what popen() starts uses the connection", popen_uses, SHARED_WHY),
+	{.name = "exec/system-static",
+	 .text = "the same, a static program",
+	 .run = system_uses,
+	 .returns = TAKEN_WHY,
+	 .a = STATIC_IMAGE},
+	{.name = "exec/popen-static",
+	 .text = "the same by popen(), a static program",
+	 .run = popen_uses,
+	 .returns = TAKEN_WHY,
+	 .a = STATIC_IMAGE},
+	CASE_RETURNS("exec/vfork-dup", "vfork, dup2 and exec", vfork_dup, SHARED_WHY),
+	{.name = "exec/vfork-dup-static",
+	 .text = "the same, a static program",
+	 .run = vfork_dup,
+	 .returns = TAKEN_WHY,
+	 .a = STATIC_IMAGE},
 	CASE_RETURNS("pass/child", "SCM_RIGHTS to a process with the library", pass_to_child, SHARED_WHY),
 	{.name = "pass/child-unread",
 	 .text = "the same while data wait",
