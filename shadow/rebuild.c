@@ -167,6 +167,12 @@ static int rebuild_queues(int fd, const struct sock_rebuild *r)
 	};
 	int rc;
 
+	/*
+	 * Linux refuses a number beyond the window. It may be one: of a segment that came out of order when Linux's
+	 * buffer, larger than the flow's, set the edge. A lower one only lets the window be updated sooner.
+	 */
+	if (seq_gt(w.snd_wl1, r->rcv_nxt + r->rcv_wnd))
+		w.snd_wl1 = r->rcv_nxt;
 	rebuild_room(fd, SO_RCVBUF, SO_RCVBUFFORCE, 2 * r->unread.len + r->rcv_wnd);
 	rebuild_room(fd, SO_SNDBUF, SO_SNDBUFFORCE, r->sent.len + r->unsent.len + r->stray.len);
 	rc = rebuild_set(fd, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);

@@ -18,6 +18,7 @@
 #define FAST_CMD_BATCH 64    /* commands per turn */
 #define FAST_DIRTY_BATCH 128 /* slots per application and turn */
 #define FAST_READY_BATCH 128 /* flows per turn of the transmitter */
+#define FAST_TX_FEW 16       /* segments per turn while frames wait to be received */
 #define FAST_TIMER_BATCH 128
 #define FAST_ACTIVE_NS (4 * 1000000ull) /* the slow path hears of a flow's traffic at most this often */
 #define FAST_CORK_NS (200 * 1000000ull)

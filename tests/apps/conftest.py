@@ -15,7 +15,12 @@ net = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(net)
 from apps import lab_for  # noqa: E402
 
-pytest_configure = net.pytest_configure
+
+def pytest_configure(config):
+    net.pytest_configure(config)
+    config.addinivalue_line("markers", "seconds(n): the time that the long run of this test may take")
+
+
 pytest_runtest_makereport = net.pytest_runtest_makereport
 make_lab = net.make_lab
 
@@ -47,7 +52,8 @@ def lab(mode, make_lab):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     """A program that hangs is a failure, not the end of the run."""
-    limit = 600 if net.lab_module.FULL else 60
+    longer = item.get_closest_marker("seconds")
+    limit = (longer.args[0] if longer else 600) if net.lab_module.FULL else 60
 
     def late(*_):
         raise TimeoutError("the test took more than %d seconds" % limit)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """nginx: a master with four workers that are not root; sendfile, TLS, proxying both ways, reload under load."""
+import json
 import os
 import re
 import signal
 import ssl
+import statistics
 import threading
 import time
 
 import pytest
 
 from apps import Http, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, self_signed, write
-from lab import wait_for
+from lab import Lab, wait_for
 
 PORT, TLS, BACK = 8080, 8443, 8081
 CONF = """%(user)s worker_processes %(workers)d; daemon off; pid %(dir)s/nginx.pid;
@@ -154,3 +156,97 @@ def test_nginx_reload(www):
         assert p.poll() is None
     with open(os.path.join(directory, "error.log")) as f:
         assert not re.search(r"exited on signal|\[(alert|crit|emerg)\]", f.read())
+
+
+WRK = """done = function(s, l, r)
+ io.write(string.format('{"requests": %d, "connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}\\n',
+ s.requests, s.errors.connect, s.errors.read, s.errors.write, s.errors.status, s.errors.timeout)) end
+"""
+
+
+def held(pid):
+    """Memory in KiB (a process's part of what it shares) and open descriptors."""
+    with open("/proc/%d/smaps_rollup" % pid) as f:
+        pss = int(re.search(r"^Pss: +(\d+)", f.read(), re.M).group(1))
+    return pss, len(os.listdir("/proc/%d/fd" % pid))
+
+
+def sample(lab):
+    """What the service and the youngest four workers hold."""
+    workers = sorted(workers_of(lab)[0], key=lambda p: os.stat("/proc/%d" % p).st_mtime)[-4:]
+    of_workers = []
+    for p in workers:
+        try:
+            of_workers.append(held(p))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    service = held(lab.service.pid) if lab.service else (0, 0)
+    return {"service KiB": service[0], "service descriptors": service[1],
+            "worker KiB": max((x[0] for x in of_workers), default=0),
+            "worker descriptors": max((x[1] for x in of_workers), default=0)}
+
+
+def reload_under_wrk(lab, seconds):
+    """A reload every second. What wrk says, what two careful clients found, the samples before each reload."""
+    directory, root = configure(lab, lab.addr, "www-data")
+    made = files(root, (200000, 30000, 1448, 100))
+    server = lab.run_server(argv(directory), PORT)
+    lab.discard_output(server)
+    script = write(os.path.join(lab.dir, "wrk.lua"), WRK)
+    stop, errors, counts, samples, reloads = threading.Event(), [], {"answers": 0, "ended": 0}, [], 0
+    master = wait_for(lambda: workers_of(lab)[1], 5, "the master")[0]
+    wrk = lab.spawn(lab.client, [need("wrk"), "-t", 1, "-c", 32, "-d", "%ds" % seconds, "--timeout", "10s", "-s", script,
+                                 "http://%s:%d/f2" % (lab.addr, PORT)])
+    threads = [threading.Thread(target=load, args=(lab, made, stop, counts, errors)) for _ in range(2)]
+    for t in threads:
+        t.start()
+    try:
+        while wrk.poll() is None:
+            time.sleep(1)
+            samples.append(sample(lab))
+            os.kill(master, signal.SIGHUP)
+            reloads += 1
+            assert reloads < seconds + 30, "wrk does not end"
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(30)
+    assert not errors, errors[0]
+    out = wrk.stdout.read().decode()
+    said = json.loads([x for x in out.splitlines() if x.startswith("{")][-1])
+    said.update(reloads=reloads, answers=counts["answers"], ended=counts["ended"])
+    assert server.poll() is None
+    wait_for(lambda: len(workers_of(lab)[0]) == 4, 15, "old workers gone")
+    with open(os.path.join(directory, "error.log")) as f:
+        assert not re.search(r"exited on signal|\[(alert|crit|emerg)\]", f.read())
+    return said, samples
+
+
+@pytest.mark.seconds(1500)
+def test_nginx_reload_every_second(www):
+    """Under wrk: no request fails that does not on plain Linux, and nothing grows."""
+    with carried(www, "nginx, a reload every second under wrk", connections=32, share=0.5):
+        said, samples = reload_under_wrk(www, scale(600, 6))
+    usual = said
+    if not www.plain:
+        wait_for(lambda: www.status()["fast"] + www.status()["closing"] == 0, 10, "all flows closed: %s" % www.flows()[:3])
+        status = www.tapas("status", "--json")
+        with Lab("plain") as plain:
+            usual, _ = reload_under_wrk(plain, scale(60, 3))
+    early, late = ({k: statistics.median(x[k] for x in part) for k in samples[0]} for part in
+                   (samples[2:scale(22, 5)], samples[-scale(20, 3):]))
+    print("wrk: %s\nplain Linux: %s\nafter the first reloads: %s\nat the end: %s" % (said, usual, early, late))
+
+    def failed(x):
+        return sum(x[k] for k in ("connect", "read", "write", "timeout", "status"))
+
+    assert said["requests"] > 100 and said["answers"] > 20, said
+    assert said["connect"] == said["write"] == said["timeout"] == said["status"] == 0, (said, usual)
+    # each reload ends every connection once, between two answers; the last one comes when wrk has ended
+    assert failed(said) / (said["reloads"] - 1) <= 2 + 1.25 * failed(usual) / (usual["reloads"] - 1), (said, usual)
+    if not www.plain:
+        assert status["apps"] <= 5, status  # the master and its workers
+        assert late["service KiB"] <= early["service KiB"] + 4096, (early, late)
+        assert late["worker KiB"] <= early["worker KiB"] + 4096, (early, late)
+        assert late["service descriptors"] <= early["service descriptors"] + 60, (early, late)
+        assert late["worker descriptors"] <= early["worker descriptors"] + 60, (early, late)

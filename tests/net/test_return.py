@@ -202,7 +202,7 @@ def test_single_flows(make_lab, wait, turns):
     if not lab.plain:
         returned(lab, least)
         again = lab.counters()["adopted"] - len(set(re.findall(r"(\S+ > \S+): adopting to fast", lab.log())))
-        assert again >= least // 2, (again, here, lab.counters())
+        assert again >= least // 4, (again, here, lab.counters())
 
 
 def test_service_stops_busy(lab):
@@ -212,10 +212,10 @@ def test_service_stops_busy(lab):
         pytest.skip("needs the service")
     each, programs = scale(200, 20), 5
     servers = [lab.run_server([tool("talk"), "server", PORT + i], ready="ready") for i in range(programs)]
-    size = scale(1500000, 3 << 20)
+    size = 3 << 20
     clients = [lab.spawn(lab.client, [tool("talk"), "client", lab.addr, PORT + i, each, each, size, 50 + i, 150])
                for i in range(programs)]
-    wait_for(lambda: lab.status()["fast"] >= 0.85 * each * programs, 30, "%d FAST connections" % (each * programs))
+    wait_for(lambda: lab.status()["fast"] >= 0.7 * each * programs, 30, "%d FAST connections" % (each * programs))
     for p in servers[::2]:
         p.send_signal(signal.SIGSTOP)
     before = lab.status()
