@@ -50,7 +50,8 @@ enum leave_settle {
 	LEAVE_NOT,
 	LEAVE_BUSY, /* a shutdown() of the application's to end */
 	LEAVE_MARK, /* exclusive mode: the TAP to be read up to the mark */
-	LEAVE_FINS, /* Linux to have both FINs */
+	LEAVE_FIN,  /* Linux to have the peer's FIN, before it is let go */
+	LEAVE_FINS, /* Linux to have both FINs, after */
 };
 
 /*

@@ -19,7 +19,10 @@
 #include "service/base/log.h"
 
 #define RESTORE_SETTLE_NS (50 * NS_PER_MS)
+#define RESTORE_FIN_MS 5 /* between attempts to tell Linux of a FIN */
 #define TCP_STATE_ESTABLISHED 1
+#define TCP_STATE_FIN_WAIT1 4
+#define TCP_STATE_FIN_WAIT2 5
 #define TCP_STATE_CLOSE 7
 #define TCP_STATE_CLOSE_WAIT 8
 
@@ -46,15 +49,35 @@ static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t s
 	};
 }
 
-/* What the peer has said and Linux has not heard: in the wire's numbers, which are Linux's now. */
-static void restore_replay(struct slow *s, struct conn *c, const struct up_frozen *z)
+/* In the wire's numbers, which are Linux's now. */
+static struct shadow_seq restore_seq(struct slow *s, struct conn *c)
 {
+	const struct up_frozen *z = &c->frozen;
 	struct shadow_seq q = linux_seq(s, c);
-	uint8_t frame[128];
 
 	q.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end;
 	q.snd_nxt = z->snd_base + (uint32_t)z->snd_una + z->fin_acked;
 	q.window = (uint16_t)MIN(z->snd_wnd >> c->sock.snd_wscale, 65535u);
+	return q;
+}
+
+static void restore_fin(struct slow *s, struct conn *c)
+{
+	struct shadow_seq q = restore_seq(s, c);
+	uint8_t frame[128];
+
+	linux_inject(s, frame, shadow_fin(&q, frame));
+}
+
+/* What the peer has said and Linux has not heard. */
+static void restore_replay(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	struct shadow_seq q = restore_seq(s, c);
+	bool both = z->fin_rcvd && z->fin_acked;
+	uint8_t frame[128];
+
+	if (z->fin_rcvd && !both) /* Linux has it */
+		q.rcv_nxt++;
 	if (z->fin_acked)
 		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
 	if (c->rebuild.echo) { /* as old as an answer usually is, in Linux's milliseconds */
@@ -64,8 +87,8 @@ static void restore_replay(struct slow *s, struct conn *c, const struct up_froze
 		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
 		q.has_ts = false;
 	}
-	if (z->fin_rcvd)
-		linux_inject(s, frame, shadow_fin(&q, frame));
+	if (both)
+		restore_fin(s, c);
 	leave_give_held(s, c, true);
 }
 
@@ -139,6 +162,21 @@ static void restore_resume(struct slow *s, struct conn *c)
 		restore_finish(s, c, !rc);
 }
 
+/*
+ * The socket is the connection, but in repair. The peer's FIN, which was acknowledged and will
+ * not be sent again, must be in it before acknowledgements reach it from the wire: by the time a
+ * mirrored FIN came, its own acknowledgement could be too old to be accepted.
+ */
+static void restore_built(struct slow *s, struct conn *c)
+{
+	if (!c->frozen.fin_rcvd || c->frozen.fin_acked) {
+		restore_resume(s, c);
+		return;
+	}
+	restore_fin(s, c);
+	restore_settle(s, c, LEAVE_FIN);
+}
+
 /* Exclusive mode: what the socket had sent as a shadow has been read from the TAP, and was not relayed. */
 void restore_marked(struct slow *s, uint64_t number)
 {
@@ -150,9 +188,23 @@ void restore_marked(struct slow *s, uint64_t number)
 		next = c->list_next;
 		if (c->state == CONN_LEAVING && c->settle == LEAVE_MARK && number >= c->mark) {
 			c->settle = LEAVE_NOT;
-			restore_resume(s, c);
+			restore_built(s, c);
 		}
 	}
+}
+
+static bool restore_has_fin(const struct conn *c)
+{
+	int state = sock_tcp_state(c->fd);
+
+	return state != TCP_STATE_ESTABLISHED && state != TCP_STATE_FIN_WAIT1 && state != TCP_STATE_FIN_WAIT2;
+}
+
+/* Linux has not got it yet: the TAP may have lost it. */
+static void restore_fin_again(struct slow *s, struct conn *c)
+{
+	if ((c->settle_ns - s->now_ns) / NS_PER_MS % RESTORE_FIN_MS == 0)
+		restore_fin(s, c);
 }
 
 static void restore_settle_one(struct slow *s, struct conn *c)
@@ -173,9 +225,19 @@ static void restore_settle_one(struct slow *s, struct conn *c)
 			c->settle_ns = s->now_ns + RESTORE_SETTLE_NS;
 		}
 		return;
-	case LEAVE_FINS:
-		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE)
+	case LEAVE_FIN:
+		if (!late && !restore_has_fin(c)) {
+			restore_fin_again(s, c);
 			return;
+		}
+		c->settle = LEAVE_NOT;
+		restore_resume(s, c);
+		return;
+	case LEAVE_FINS:
+		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE) {
+			restore_fin_again(s, c);
+			return;
+		}
 		nic_flow_del(s->env.nic, &c->key);
 		restore_finish(s, c, true);
 		return;
@@ -284,7 +346,7 @@ static void restore_to_linux(struct slow *s, struct conn *c, const struct up_fro
 		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */
 		restore_settle(s, c, LEAVE_MARK);
 	} else {
-		restore_resume(s, c);
+		restore_built(s, c);
 	}
 }
 
