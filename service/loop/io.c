@@ -160,12 +160,17 @@ void loop_streams_close(struct loop *l)
 
 /* ---- writes ---- */
 
+void loop_flush(struct loop *l)
+{
+	if (io_uring_sq_ready(&l->ring))
+		io_uring_submit(&l->ring);
+}
+
 static int write_direct(struct loop *l, int fd, const void *data, size_t len)
 {
 	if (len > WRITE_MAX)
 		return -EMSGSIZE;
-	if (io_uring_sq_ready(&l->ring))
-		io_uring_submit(&l->ring);
+	loop_flush(l);
 	if (write(fd, data, len) >= 0)
 		return 0;
 	return errno == EAGAIN || errno == ENOMEM ? -ENOBUFS : -errno;

@@ -50,6 +50,8 @@ int loop_stream_reads(struct loop *l, int fd, unsigned depth, size_t size, loop_
  * beyond 64 KiB. @failed, if not NULL, is increased by each write that fails later.
  */
 int loop_write(struct loop *l, int fd, const void *data, size_t len, uint64_t *failed);
+/* What was queued is written now, not at the end of the turn. */
+void loop_flush(struct loop *l);
 
 /* A periodic or one-shot timer. @period_ns 0: one-shot. Returns a handle or -errno. */
 typedef void loop_timer_fn(void *ctx, uint64_t now_ns);

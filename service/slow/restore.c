@@ -169,6 +169,7 @@ static void restore_resume(struct slow *s, struct conn *c)
  */
 static void restore_built(struct slow *s, struct conn *c)
 {
+	sock_filter_detach(c->fd);
 	if (!c->frozen.fin_rcvd || c->frozen.fin_acked) {
 		restore_resume(s, c);
 		return;
@@ -323,10 +324,15 @@ static void restore_to_linux(struct slow *s, struct conn *c, const struct up_fro
 		r.fin_sent = false;
 	}
 	conntrack_liberal(&c->key);
+	/*
+	 * What the shadow was still to hear (a mirrored FIN or acknowledgement) must not meet the rebuilt socket: the
+	 * shadow was told that bytes are acknowledged when they were adopted, the peer perhaps has not got them.
+	 */
+	if (c->fd >= 0)
+		sock_filter_attach_closed(c->fd);
+	loop_flush(s->env.loop);
 	if (c->fd < 0)
 		rc = restore_orphan_socket(c, &r);
-	else
-		sock_filter_detach(c->fd);
 	if (state == TCP_STATE_CLOSE) /* what is left of the shadow: a TIME_WAIT that holds the tuple */
 		sock_destroy(&c->key);
 	if (!rc && stray >= 0)
@@ -339,6 +345,8 @@ static void restore_to_linux(struct slow *s, struct conn *c, const struct up_fro
 	c->stray = stray_buf;
 	c->rebuild = r;
 	if (rc || stray < 0) {
+		if (c->fd >= 0)
+			sock_filter_detach(c->fd);
 		nic_flow_del(s->env.nic, &c->key);
 		restore_finish(s, c, false);
 	} else if (s->cfg->exclusive) {
