@@ -158,7 +158,8 @@ static void command_close(struct fast_thread *t, struct flow *f, bool orphan)
 	}
 	if (orphan) {
 		f->flags |= FLOW_ORPHAN;
-		if (f->rcv_end != f->rcv_read || !reasm_empty(&f->ooo)) {
+		/* unread data reset the peer (RFC 1122 4.2.2.13), unless there is no connection any more */
+		if (!flow_time_wait(f) && (f->rcv_end != f->rcv_read || !reasm_empty(&f->ooo))) {
 			flow_fail(t, f, ECONNRESET, true, true);
 			return;
 		}

@@ -262,17 +262,24 @@ void conn_progress(struct slow *s, struct conn *c)
 
 /*
  * Has the application let go of the descriptor? While the kernel socket lives, sock_diag
- * knows. Once it is dead (both FINs exchanged, or reset) Linux shows nothing at close(), and
- * the library's word, or the end of the process, has to do. A failed connection of an application
- * that has been disconnected is not kept for its word: it could gather them without end.
+ * knows. Once it is dead (both FINs exchanged, or reset) Linux shows nothing, neither of an open
+ * descriptor nor at close(), and the library's word, or the end of the process, has to do. A
+ * failed connection of an application that has been disconnected is not kept for its word: it
+ * could gather them without end.
  */
-static void conn_look_for_orphan(struct slow *s, struct conn *c)
+bool conn_is_let_go(const struct conn *c)
 {
 	bool kernel_dead = c->failed || (c->fin_acked && c->peer_fin);
-	bool said = c->app->exited || (c->failed && c->app->dying) ||
-		    atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
 
-	if (kernel_dead ? !said : sock_is_orphan(&c->key) != 1)
+	if (!kernel_dead)
+		return sock_is_orphan(&c->key) == 1;
+	return c->app->exited || (c->failed && c->app->dying) ||
+	       atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
+}
+
+static void conn_look_for_orphan(struct slow *s, struct conn *c)
+{
+	if (!conn_is_let_go(c))
 		return;
 	c->orphan = true;
 	c->closed_ns = s->now_ns;

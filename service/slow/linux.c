@@ -77,7 +77,7 @@ static void linux_closed(struct slow *s, struct conn *c)
 		c->local_fin = true;
 		c->closed_ns = s->now_ns;
 	}
-	if (sock_is_orphan(&c->key) == 1) {
+	if (conn_is_let_go(c)) { /* a FIN that Linux repeated may be read after its socket's end */
 		c->orphan = true;
 		conn_command(s, c, CMD_ORPHAN, 0, 0);
 	} else {

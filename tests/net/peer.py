@@ -4,6 +4,7 @@
 echo PORT          echoes on any number of connections (epoll)
 ticker PORT MS     sends an 8-byte counter every MS, and says on standard output when and what it receives
 source PORT BYTES  sends a known stream on each connection and says how much send() took
+late PORT          echoes until "end"; then sends FIN, waits for a line on standard input and only then reads the rest
 """
 import selectors
 import socket
@@ -126,6 +127,25 @@ def source(port, total):
         s.close()
 
 
+def late(port):
+    lis = listen(port)
+    say("ready")
+    s, _ = lis.accept()
+    while (data := s.recv(64)) != b"end":
+        s.sendall(data)
+    sys.stdin.readline()
+    s.shutdown(socket.SHUT_WR)
+    say("shut")
+    sys.stdin.readline()
+    got = b""
+    try:
+        while data := s.recv(65536):
+            got += data
+        say("got", len(got), got == pattern(0, len(got)))
+    except OSError as e:
+        say("got", len(got), e)
+
+
 if __name__ == "__main__":
     mode, port = sys.argv[1], int(sys.argv[2])
     if mode == "echo":
@@ -134,5 +154,7 @@ if __name__ == "__main__":
         ticker(port, float(sys.argv[3]))
     elif mode == "source":
         source(port, int(sys.argv[3]))
+    elif mode == "late":
+        late(port)
     else:
         sys.exit("peer.py: unknown mode " + mode)

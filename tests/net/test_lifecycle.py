@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -209,6 +210,40 @@ def test_peer_resets(lab):
         s.close()
     wait_for(lambda: lab.status()["fast"] == 0, 5, "no flow left: %s" % lab.flows())
     wait_for(lambda: not lab.shadows(PORT), 5, "no kernel socket left: %s" % lab.shadows(PORT))
+
+
+@pytest.mark.parametrize("mode", ["shared", "exclusive"])
+def test_fin_repeated(make_lab, mode):
+    """Linux repeats the FIN of a shutdown() while the service stands still. When that is read, both FINs may be
+    acknowledged and Linux's socket gone: the program still has the descriptor, and what it has not read."""
+    lab = make_lab(mode, middlebox=["delay=100000"])
+    rest = 60000
+    for _ in range(scale(10, 3)):
+        p = lab.run_server([PYTHON, PEER, "late", PORT], ready="ready", stdin=subprocess.PIPE)
+        s = lab.connect(PORT)
+        lab.adopt(s, exchange=echo_once)
+        time.sleep(0.3)
+        s.sendall(b"end")
+        time.sleep(0.3)
+        s.sendall(pattern(0, rest))
+        s.shutdown(socket.SHUT_WR)
+        wait_for(lambda: lab.flows("FAST")[0]["rx_bytes"] >= rest, 3, "all received: %s" % lab.flows())
+        p.stdin.write(b"\n")
+        p.stdin.flush()
+        assert p.stdout.readline() == b"shut\n"
+        time.sleep(0.05)
+        lab.service.send_signal(signal.SIGSTOP)
+        assert s.recv(1) == b""
+        time.sleep(1.0)
+        lab.service.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        p.stdin.write(b"\n")
+        p.stdin.flush()
+        assert p.stdout.readline() == b"got %d True\n" % rest
+        assert p.wait(5) == 0
+        s.close()
+    wait_for(lambda: lab.status()["fast"] == 0, 5, "closed: %s" % lab.flows())
+    assert lab.counters()["flow_reset"] == 0
 
 
 def test_many_applications_come_and_go(lab):

@@ -70,8 +70,7 @@ def returned(lab, least, clean=True):
     c = lab.counters()
     assert c["returned"] >= least, {k: v for k, v in c.items() if v}
     assert c["return_failed"] == 0, [x for x in lab.log().splitlines() if "lost" in x]
-    # what a program sees of a reset fails its conversation; one after both ends have closed is nobody's loss
-    assert not clean or c["flow_reset"] <= c["returned"] // 100, {k: v for k, v in c.items() if v}
+    assert not clean or c["flow_reset"] == 0, {k: v for k, v in c.items() if v}
     wait_for(lambda: lab.status()["fast"] == 0, 5, "all flows closed: %s" % lab.flows()[:3])
 
 
