@@ -8,7 +8,8 @@
  * size, with random pauses of writing and of reading, and compare each byte that arrives with
  * the one that must arrive there. Each end shuts its side down when it has sent all, and wants
  * exactly the promised length before the peer's end of file. BYTES is the mean length each way.
- * TOTAL 0: one after another until SIGTERM, at which a client finishes what it has begun.
+ * TOTAL 0: one after another until SIGTERM, at which both ends finish what they have begun (a
+ * server for DRAIN_S at most: its client may have got all it wants long before).
  *
  *   wait=lt|et|oneshot|recv   how this end waits: epoll in one thread, level or edge triggered;
  *                             EPOLLONESHOT in four threads; threads that block in recv and send
@@ -25,6 +26,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -44,6 +46,7 @@
 #define MAXFD 65536
 #define SERVER_SHIFT 7777
 #define ONESHOT_THREADS 4
+#define DRAIN_S 15
 #define HEADER_TURNS (1ull << 63) /* in the seed */
 
 enum wait { WAIT_LT, WAIT_ET, WAIT_ONESHOT, WAIT_RECV };
@@ -643,6 +646,14 @@ static void listener_open(int port)
 		die("listen");
 }
 
+/* A server has been told to end: has it nothing to finish? */
+static bool is_idle(void)
+{
+	struct pollfd p = {.fd = listener, .events = POLLIN};
+
+	return !live && poll(&p, 1, 0) == 0;
+}
+
 static void usage(void)
 {
 	fprintf(stderr, "usage: talk server PORT [SECONDS] [OPTION=VALUE ...]\n"
@@ -680,6 +691,7 @@ int main(int argc, char **argv)
 {
 	struct rlimit rl = {MAXFD, MAXFD};
 	uint64_t end, total = 0, at_once = 0, started = 0, seed = 0x123456789;
+	bool draining = false;
 	pthread_t t;
 
 	argc = options(argc, argv);
@@ -713,7 +725,13 @@ int main(int argc, char **argv)
 	for (int i = 0; how == WAIT_ONESHOT && i < ONESHOT_THREADS; i++)
 		if (pthread_create(&t, NULL, body_turns, NULL))
 			die("pthread_create");
-	while ((client || !stop) && now_ns() < end) {
+	while (now_ns() < end) {
+		if (!client && stop && !draining) {
+			draining = true;
+			end = least(end, now_ns() + DRAIN_S * 1000000000ull);
+		}
+		if (draining && is_idle())
+			break;
 		for (; client && !stop && (!total || started < total) && (uint64_t)live < at_once; started++)
 			dial();
 		if (client && !live)
@@ -725,7 +743,7 @@ int main(int argc, char **argv)
 		stall_look();
 	}
 	pthread_mutex_lock(&result_lock);
-	for (int fd = 0; client && fd <= top; fd++)
+	for (int fd = 0; (client || draining) && fd <= top; fd++)
 		if (conns[fd].fd) {
 			errno = 0;
 			failed(&conns[fd], "not finished in time");

@@ -20,7 +20,7 @@ SHADOW_PORT = 7
 
 def finish(p):
     p.send_signal(signal.SIGTERM)
-    out, _ = p.communicate(timeout=10)
+    out, _ = p.communicate(timeout=30)
     line = [x for x in out.decode().splitlines() if x.startswith("{")][-1]
     return json.loads(line)
 
@@ -40,7 +40,7 @@ def talk(lab, total, at_once, mean, seed, seconds=60, reverse=False):
     client = json.loads(line[-1])
     at_server = finish(server)
     assert client["ok"] == total and client["bad"] == 0, (client, at_server)
-    assert at_server["bad"] == 0, (client, at_server)
+    assert at_server["ok"] == total and at_server["bad"] == 0, (client, at_server)
     return client, at_server
 
 
