@@ -19,6 +19,8 @@
 #include "preload/user.h"
 #include "service/base/clock.h"
 
+#define SHUTDOWN_NS (8 * NS_PER_S) /* a shutdown() waits so long for a connection on its way, then Linux has it */
+
 static int fail(int err)
 {
 	errno = err;
@@ -161,9 +163,11 @@ PUBLIC int connect(int fd, const struct sockaddr *addr, socklen_t len)
  */
 static bool shutdown_begin(struct sock *s)
 {
-	for (int i = 0; i < 8; i++) {
+	uint64_t deadline = clock_now_ns() + SHUTDOWN_NS;
+
+	while (clock_now_ns() < deadline) {
 		if (sock_is_open(s) && !sock_settle(s)) /* the answer comes within the service's time limit */
-			wait_sock(s, 0, clock_now_ns() + NS_PER_S);
+			wait_sock(s, 0, deadline);
 		if (sock_state(s) != SOCK_FAST)
 			return false;
 		atomic_fetch_add_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_seq_cst);

@@ -206,10 +206,11 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	socklen_t len = sizeof(int), clen = 16;
 	char congestion[17] = "";
 	uint32_t mss;
-	int rc, error, reuse = 0;
+	int rc, error;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, &len))
+	if (!r->again && getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, &len))
 		return -errno;
+	r->again = true; /* repair mode overwrites it, and so does leaving it */
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (rc)
 		return rc;
@@ -230,7 +231,6 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	if (!rc)
 		rc = rebuild_queues(fd, r);
 	rebuild_set(fd, TCP_REPAIR_QUEUE, TCP_NO_QUEUE); /* a write of anybody else fails now, and goes nowhere */
-	r->reuse = reuse;                                /* repair mode overwrites it, and so does leaving it */
 	if (rc)
 		rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
 	return rc;

@@ -156,12 +156,14 @@ struct sock_rebuild {
 	bool closing;                                  /* our FIN follows the last byte */
 	bool fin_sent;                                 /* and the peer has been sent it; nothing is unsent */
 	int reuse;                                     /* out: SO_REUSEADDR as it was, for sock_resume() */
+	bool again;                                    /* out, and in: it is in repair mode already, `reuse` is known */
 };
 
 /*
  * Rebuild the connection in @fd, silently; it stays in repair mode. The caller still holds the tuple in the map of flows
  * and has taken the socket filter off. Returns 0 or -errno: then the socket is closed or
- * half built, and only a reset is left.
+ * half built, and only a reset is left. May be done once more before sock_resume(), which undoes what was done to the
+ * socket since.
  */
 int sock_rebuild(int fd, struct sock_rebuild *r);
 /* Leave repair mode, write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */

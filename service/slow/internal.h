@@ -86,6 +86,7 @@ struct conn {
 	enum leave_settle settle; /* what it waits for, until settle_ns at most */
 	uint64_t settle_ns, mark;
 	struct sock_rebuild rebuild;
+	bool shut_late;         /* it had to be built once more, as it was shut down meanwhile */
 	uint8_t *stray;         /* rebuild.stray's bytes */
 	bool leave_refused;     /* its socket could not be had */
 	struct leave_for mover; /* who takes it over; none: it goes back to Linux */

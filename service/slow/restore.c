@@ -38,6 +38,7 @@ static bool restore_is_busy(const struct conn *c)
 
 static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
 static void restore_settle(struct slow *s, struct conn *c, enum leave_settle why);
+static void restore_built(struct slow *s, struct conn *c);
 
 static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
 {
@@ -143,6 +144,17 @@ static int restore_orphan_socket(struct conn *c, struct sock_rebuild *r)
 }
 
 /*
+ * Shut down since it was rebuilt, by a program that does not know the library, or a call of it that would not wait any
+ * longer: the FIN lies before the bytes that were never sent. Built once more, it goes behind them.
+ */
+static bool restore_is_shut(const struct conn *c)
+{
+	int state = sock_tcp_state(c->fd);
+
+	return !c->rebuild.fin_sent && state != TCP_STATE_ESTABLISHED && state != TCP_STATE_CLOSE_WAIT;
+}
+
+/*
  * The socket has its numbers and is let go. After both FINs in peace: nothing of it may reach
  * the wire until it has both, too.
  */
@@ -152,6 +164,13 @@ static void restore_resume(struct slow *s, struct conn *c)
 	bool both = z->fin_rcvd && z->fin_acked;
 	int rc;
 
+	if (restore_is_shut(c) && !c->shut_late) {
+		c->shut_late = c->rebuild.closing = true;
+		if (sock_rebuild(c->fd, &c->rebuild) == 0) {
+			restore_built(s, c);
+			return;
+		}
+	}
 	if (!both)
 		nic_flow_del(s->env.nic, &c->key);
 	rc = sock_resume(c->fd, &c->rebuild);
