@@ -267,6 +267,18 @@ void ep_items_remove(struct sock *s)
 	}
 }
 
+void ep_items_forget(struct sock *s)
+{
+	for (struct item *it = s->items; it; it = it->sock_next) {
+		struct epoll_event none = {0};
+
+		if (it->where != ITEM_KERNEL || it->fd != s->fd || !lock_take(&it->ep->lock))
+			continue;
+		libc()->epoll_ctl(ep_fd(it->ep), EPOLL_CTL_DEL, it->fd, &none);
+		lock_drop(&it->ep->lock);
+	}
+}
+
 void item_child(void)
 {
 	/* what is inherited is left as it is, for the tags of an instance that we share with the parent */

@@ -179,6 +179,9 @@ void sock_closed(struct sock *s)
 		core_unlisten(s->listen_core, s->fd);
 	if (!lock_take(&s->lock))
 		return;
+	/* the service may hold a duplicate for a moment, and with it Linux would go on to tell of a descriptor that is closed */
+	if (s->slot != SLOT_NONE && !share_is(s))
+		ep_items_forget(s);
 	ep_items_remove(s);
 	if (s->slot != SLOT_NONE)
 		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, s->late_fd ? (uint32_t)s->late_fd + 1 : 0,

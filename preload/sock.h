@@ -227,6 +227,7 @@ bool ep_items_to_user(struct sock *s);
 void ep_items_to_kernel(struct sock *s);
 void ep_items_mark(struct sock *s, struct ep *self);
 void ep_items_remove(struct sock *s);
+void ep_items_forget(struct sock *s); /* out of the kernel's sets, just before s->fd is closed */
 void ep_free(struct file *f);
 void ep_closed(struct file *f);
 void ep_child(void);
