@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 
 #include "preload/wait.h"
 #include "preload/share.h"
@@ -29,7 +30,7 @@
 
 #define RETRY_NS (2 * NS_PER_S)    /* between attempts to reach the service */
 #define RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
-#define SEND_NS NS_PER_S           /* a non-blocking send */
+#define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
 #define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
 #define BULK_BYTES 32768       /* so much at once is a one-way transfer */
@@ -581,16 +582,36 @@ static bool is_bypassed(struct sock *s, int fd, uint64_t word)
 }
 
 /*
- * Until when a call waits for a connection on its way. A non-blocking receive: the way back to
- * Linux is short, as long as a page fault may take; an adoption it does not wait for. But a
- * program may know that its first bytes fit into the send queue (PostgreSQL's answer to
- * SSLRequest) and take EAGAIN for the end: a send waits, unless the service hangs.
+ * A connection on its way: is there something to read, and perhaps an event that has said so? In an adoption, whose
+ * bytes are still the kernel's, only that socket knows.
+ */
+static bool is_readable(const struct sock *s)
+{
+	int queued = 0;
+
+	if (sock_state(s) == SOCK_ADOPTING && !s->claiming)
+		return !syscall(SYS_ioctl, s->fd, FIONREAD, &queued) && queued > 0;
+	if (sock_state(s) != SOCK_FAST)
+		return false;
+	/* a cursor whose record is closed carries a mark */
+	return stream_status(&s->st) & IPC_ST_FIN ||
+	       (atomic_load_explicit(&s->st.slot->rcv_read, memory_order_relaxed) & ~IPC_FROZEN) !=
+		       atomic_load_explicit(&s->st.slot->rcv_end, memory_order_relaxed);
+}
+
+/*
+ * Until when a call waits for a connection on its way. A program may know that a call will not
+ * block: an event said that there is something to read, or its first bytes fit into the send
+ * queue (PostgreSQL's answer to SSLRequest), and may take EAGAIN for the end. So a non-blocking
+ * send waits, and a receive that has something to read, unless the service hangs. Else a receive
+ * waits for the way back to Linux, which is short, as long as a page fault may take; for an
+ * adoption it does not wait.
  */
 static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
 {
 	if (!dontwait)
 		return wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
-	if (dir == IO_OUT)
+	if (dir == IO_OUT || is_readable(s))
 		return clock_now_ns() + SEND_NS;
 	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + RETURN_NS;
 }
