@@ -3,7 +3,7 @@
  * The shadow on real connections: what may be adopted, the exact state, the queues' copies,
  * the filter, the heartbeat and what Linux says in each state, roll-back. Skipped unless root.
  */
-/* links: shadow/tap.c shadow/address.c shadow/netlink.c service/base/closer.c shadow/sock.c shadow/repair.c shadow/diag.c shadow/segment.c service/loop/loop.c service/loop/watch.c service/loop/io.c */
+/* links: shadow/tap.c shadow/address.c service/base/netlink.c service/base/closer.c shadow/sock.c shadow/repair.c shadow/diag.c shadow/segment.c service/loop/loop.c service/loop/watch.c service/loop/io.c */
 /* links: service/wire/build.c service/wire/parse.c service/wire/options.c service/wire/csum.c */
 /* links: service/base/addr.c service/base/log.c */
 /* libs: -lmnl -luring */
