@@ -148,6 +148,13 @@ $(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flag
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+# conversations whose every byte is known
+TALK := $(BUILD)/tests/net/talk
+$(TALK): $(call objs,$(wildcard tests/net/talk/*.c))
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+TOOLS += $(TALK)
 XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
 $(call objs,$(XLOAD_SRC)): CPPFLAGS := -I.
 $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
