@@ -156,6 +156,19 @@ struct sock *sock_get(int fd)
 	return NULL;
 }
 
+struct sock *sock_next(int *fd)
+{
+	int top = fd_top();
+
+	while (++*fd <= top) {
+		struct sock *s = file_get_any(*fd) ? sock_get(*fd) : NULL;
+
+		if (s)
+			return s;
+	}
+	return NULL;
+}
+
 void file_free(struct file *f)
 {
 	if (f->type == FILE_SOCK)

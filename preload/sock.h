@@ -173,6 +173,8 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n);
 
 /* A tracked socket of any state with a reference, or NULL. */
 struct sock *sock_get(int fd);
+/* The next tracked socket behind descriptor *@fd (-1: the first), with a reference and its descriptor in *@fd; or NULL. */
+struct sock *sock_next(int *fd);
 /* @to is a new duplicate of @from (or negative). Returns @to. */
 int sock_dup(int from, int to);
 static inline void sock_put(struct sock *s)
