@@ -27,12 +27,12 @@ ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) $(SANFLAGS) -fPIC -pthread
 LDFLAGS += $(SANFLAGS) -pthread
 
 BPF_SRC := service/nic/steer.bpf.c
-SERVICE_SRC := $(filter-out %.bpf.c,$(wildcard service/*.c service/base/*.c service/ipc/*.c service/wire/*.c \
+SERVICE_SRC := $(filter-out %.bpf.c service/base/image.c,$(wildcard service/*.c service/base/*.c service/ipc/*.c service/wire/*.c \
 	service/loop/*.c shadow/*.c service/nic/*.c service/tcp/*.c service/fast/*.c service/offload/*.c service/slow/*.c))
-CLI_SRC := $(wildcard service/cli/*.c) service/ipc/msg.c service/ipc/reason.c
+CLI_SRC := $(wildcard service/cli/*.c) service/base/image.c service/ipc/msg.c service/ipc/reason.c
 SHARED_SRC := service/ipc/msg.c service/ipc/reason.c service/ipc/record.c
 LIB_SRC := preload/core.c preload/stream.c preload/user.c $(wildcard preload/api*.c) $(SHARED_SRC)
-PRELOAD_SRC := $(filter-out preload/api%.c,$(wildcard preload/*.c)) $(SHARED_SRC)
+PRELOAD_SRC := $(filter-out preload/api%.c,$(wildcard preload/*.c)) service/base/image.c $(SHARED_SRC)
 
 objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 OUT := $(BUILD)/tapasd $(BUILD)/tapas $(BUILD)/libtapas.so $(BUILD)/libtapas-preload.so
@@ -148,6 +148,13 @@ $(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flag
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
+# conversations whose every byte is known
+TALK := $(BUILD)/tests/net/talk
+$(TALK): $(call objs,$(wildcard tests/net/talk/*.c))
+	@mkdir -p $(@D)
+	$(call say,TOOL,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+TOOLS += $(TALK)
 XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
 $(call objs,$(XLOAD_SRC)): CPPFLAGS := -I.
 $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))

@@ -106,16 +106,11 @@ PUBLIC int close(int fd)
 /* Marks of sockets that live on went with some of their descriptors. */
 static void range_closed(void)
 {
-	int top = fd_top();
+	struct sock *s;
 
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-
-		if (s && atomic_load_explicit(&s->marked, memory_order_relaxed))
+	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
+		if (atomic_load_explicit(&s->marked, memory_order_relaxed))
 			share_lost(s);
-		if (s)
-			sock_put(s);
-	}
 }
 
 /* Close [first, last] but for the library's own. */

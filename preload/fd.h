@@ -46,7 +46,7 @@ void pool_put(struct pool *p, void *object);
 
 /* In a forked child: forget every descriptor. */
 void fd_child(void);
-void sock_child(void); /* sock.c: and everything else */
+void sock_child(void); /* track.c: and everything else */
 
 struct file *file_try(int fd, uint64_t add);
 void file_free(struct file *f);   /* last reference is gone */

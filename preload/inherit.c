@@ -230,36 +230,32 @@ static bool note_get(uint32_t i, uintptr_t key, struct note *out)
 	return out->cookie && out->key == key;
 }
 
-/* A connection under @fd that a new image inherits, with a reference; or NULL. */
-static struct sock *heir_get(int fd)
+/* The next connection from descriptor *@fd on that a new image inherits, as sock_next(). */
+static struct sock *heir_next(int *fd)
 {
-	struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-	int flags;
+	struct sock *s;
 
-	if (!s)
-		return NULL;
-	flags = s->listener ? FD_CLOEXEC : libc()->fcntl(fd, F_GETFD);
-	if (flags >= 0 && !(flags & FD_CLOEXEC))
-		return s;
-	sock_put(s);
-	return NULL;
+	while ((s = sock_next(fd))) {
+		int flags = s->listener ? FD_CLOEXEC : libc()->fcntl(*fd, F_GETFD);
+
+		if (flags >= 0 && !(flags & FD_CLOEXEC))
+			break;
+		sock_put(s);
+	}
+	return s;
 }
 
 size_t inherit_count(const void *key)
 {
-	int top = fd_top(), saved = errno;
+	int saved = errno;
 	struct note note;
+	struct sock *s;
 	size_t n = 0;
 
 	for (uint32_t i = 0; i < NOTES; i++)
 		n += note_get(i, note_key(key), &note);
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = heir_get(fd);
-
-		n += s != NULL;
-		if (s)
-			sock_put(s);
-	}
+	for (int fd = -1; (s = heir_next(&fd)); sock_put(s))
+		n++;
 	errno = saved;
 	return n;
 }
@@ -369,17 +365,12 @@ size_t inherit_list(char *text, size_t size, enum inherit_how how, const void *k
 		    struct inherit_undo *undo)
 {
 	struct list l = {.text = text, .size = size, .how = how, .key = note_key(key), .loads = loads, .undo = undo};
-	int top = fd_top(), saved = errno;
+	int saved = errno;
+	struct sock *s;
 	struct note n;
 
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = heir_get(fd);
-
-		if (s) {
-			list_heir(&l, s, fd);
-			sock_put(s);
-		}
-	}
+	for (int fd = -1; (s = heir_next(&fd)); sock_put(s))
+		list_heir(&l, s, fd);
 	for (uint32_t i = 0; i < NOTES; i++)
 		if (note_get(i, l.key, &n))
 			list_note(&l, &n);

@@ -65,28 +65,29 @@ static void note_number(struct sock *s, _Atomic uint32_t *number, int v)
 	stream_opts_changed(&s->st);
 }
 
+/* Those who wait look again: by another measure it may be ready now. */
+static void wake_waiters(struct sock *s)
+{
+	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
+		return;
+	ep_items_mark(s, NULL);
+	lock_drop(&s->lock);
+	core_context_wake(s->core, s->context);
+}
+
 static void note_notsent(struct sock *s, int v)
 {
 	uint32_t lowat = v < 0 ? 0 : (uint32_t)v;
 
 	note_number(s, &s->st.lowat, (int)lowat);
 	note_flag(s, IPC_OPT_LOWAT, lowat);
-	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
-		return;
-	ep_items_mark(s, NULL); /* there may be room now */
-	lock_drop(&s->lock);
-	core_context_wake(s->core, s->context);
+	wake_waiters(s);
 }
 
-/* Linux wakes those who wait if there is enough to read now. */
 static void note_lowat(struct sock *s, int bytes)
 {
 	s->rcvlowat = bytes < 0 ? INT32_MAX : (uint32_t)bytes;
-	if (sock_state(s) != SOCK_FAST || !lock_take(&s->lock))
-		return;
-	ep_items_mark(s, NULL);
-	lock_drop(&s->lock);
-	core_context_wake(s->core, s->context);
+	wake_waiters(s);
 }
 
 /* A time before the present, which Linux takes, does not wait. */

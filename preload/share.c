@@ -147,17 +147,13 @@ void share_note(struct sock *s)
 /* What is older than a fork may come back in a message. index_lock held. */
 static void index_older(void)
 {
-	int top = fd_top();
+	struct sock *s;
 
-	for (int fd = 0; indexed != inherit_generation && fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-
-		if (!s)
-			continue;
+	if (indexed == inherit_generation)
+		return;
+	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
 		if (s->generation != inherit_generation)
 			index_add(s);
-		sock_put(s);
-	}
 	indexed = inherit_generation;
 }
 
@@ -259,17 +255,11 @@ bool share_is_read_by_stdio(const struct sock *s)
 
 void share_fork(void)
 {
-	int top = fd_top();
+	struct sock *s;
 
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-
-		if (!s)
-			continue;
+	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
 		if (!atomic_load_explicit(&s->marked, memory_order_relaxed) && is_inside(s))
 			share_mark(s);
-		sock_put(s);
-	}
 }
 
 void share_child(void)

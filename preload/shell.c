@@ -137,13 +137,13 @@ PUBLIC int system(const char *line)
 /* ---- popen ---- */
 
 struct stream_proc {
-	struct stream_proc *next;
+	struct stream_proc *_Atomic next;
 	FILE *file;
 	pid_t pid;
 };
 
 static pthread_mutex_t procs_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct stream_proc *_Atomic procs; /* written with procs_lock */
+static struct stream_proc *_Atomic procs; /* with procs_lock, but for the look whether there is any */
 
 /* "r" or "w", and 'e' at will. */
 static bool mode_check(const char *mode, bool *reads, bool *cloexec)
@@ -229,21 +229,16 @@ PUBLIC FILE *popen(const char *line, const char *mode)
 /* Is @f such a stream? It ends then, and *@status is its shell's. */
 static bool proc_end(FILE *f, int *status)
 {
-	struct stream_proc **at, *p;
+	struct stream_proc *_Atomic *at = &procs, *p;
 	int state;
 
 	if (likely(!procs))
 		return false;
 	pthread_mutex_lock(&procs_lock);
-	for (p = procs; p && p->file != f; p = p->next)
-		;
-	if (p == procs && p) {
-		procs = p->next;
-	} else if (p) {
-		for (at = &procs->next; *at != p; at = &(*at)->next)
-			;
+	while ((p = *at) && p->file != f)
+		at = &p->next;
+	if (p)
 		*at = p->next;
-	}
 	pthread_mutex_unlock(&procs_lock);
 	if (!p)
 		return false;

@@ -173,6 +173,8 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n);
 
 /* A tracked socket of any state with a reference, or NULL. */
 struct sock *sock_get(int fd);
+/* The next tracked socket behind descriptor *@fd (-1: the first), with a reference and its descriptor in *@fd; or NULL. */
+struct sock *sock_next(int *fd);
 /* @to is a new duplicate of @from (or negative). Returns @to. */
 int sock_dup(int from, int to);
 static inline void sock_put(struct sock *s)
@@ -198,6 +200,8 @@ uint32_t sock_events(struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
 int sock_error_take(struct sock *s);
 bool sock_failed(const struct sock *s);
+/* The slot and the context of an adoption that is over, if there are any. s->lock held, or nobody else has the socket. */
+void slot_release(struct sock *s);
 void sock_free(struct sock *s);
 void sock_closed(struct sock *s);
 

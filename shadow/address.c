@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "service/base/addr.h"
-#include "shadow/netlink.h"
+#include "service/base/netlink.h"
 #include "shadow/shadow.h"
 
 static int address_parse(const char *text, struct ip_addr *a, unsigned *prefix)

@@ -13,7 +13,7 @@
 #include <netinet/in.h>
 
 #include "service/base/addr.h"
-#include "shadow/netlink.h"
+#include "service/base/netlink.h"
 #include "shadow/shadow.h"
 
 static void conntrack_put_tuple(struct nlmsghdr *nlh, const struct flow_key *key, bool v4)

@@ -28,10 +28,6 @@
 #define REPAIR_TRIES 4
 #define REPAIR_OPT_USEC_TS 64   /* TCPI_OPT_USEC_TS: timestamps count microseconds (a route's feature) */
 #define REPAIR_PART_ACKED 65536 /* bytes of a segment that was acknowledged in part */
-#define TCP_STATE_ESTABLISHED 1
-#define TCP_STATE_FIN_WAIT1 4
-#define TCP_STATE_LAST_ACK 9
-#define TCP_STATE_CLOSING 11
 
 /* What must be the same in two readings in a row. */
 struct repair_counts {
@@ -113,20 +109,19 @@ static int repair_read_stable(int fd, struct repair_counts *c)
 	return rc ? rc : -EAGAIN;
 }
 
-static void repair_counts(const struct tcp_info *info, struct sock_state *st)
+static struct tcp_counts repair_counts(const struct tcp_info *info)
 {
-	st->bytes_sent = info->tcpi_bytes_sent;
-	st->bytes_acked = info->tcpi_bytes_acked;
-	st->bytes_received = info->tcpi_bytes_received;
-	st->bytes_retrans = info->tcpi_bytes_retrans;
-	st->segs_in = info->tcpi_segs_in;
-	st->segs_out = info->tcpi_segs_out;
-	st->data_segs_in = info->tcpi_data_segs_in;
-	st->data_segs_out = info->tcpi_data_segs_out;
-	st->retransmits = info->tcpi_total_retrans;
-	st->sent_ms = info->tcpi_last_data_sent;
-	st->received_ms = info->tcpi_last_data_recv;
-	st->heard_ms = info->tcpi_last_ack_recv;
+	return (struct tcp_counts){
+		.bytes_retrans = info->tcpi_bytes_retrans,
+		.segs_in = info->tcpi_segs_in,
+		.segs_out = info->tcpi_segs_out,
+		.data_segs_in = info->tcpi_data_segs_in,
+		.data_segs_out = info->tcpi_data_segs_out,
+		.retransmits = info->tcpi_total_retrans,
+		.sent_ms = info->tcpi_last_data_sent,
+		.received_ms = info->tcpi_last_data_recv,
+		.heard_ms = info->tcpi_last_ack_recv,
+	};
 }
 
 static int repair_read_info(int fd, struct sock_state *st)
@@ -149,7 +144,10 @@ static int repair_read_info(int fd, struct sock_state *st)
 	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
 	st->srtt_us = info.tcpi_rtt;
 	st->rttvar_us = info.tcpi_rttvar;
-	repair_counts(&info, st);
+	st->bytes_sent = info.tcpi_bytes_sent;
+	st->bytes_acked = info.tcpi_bytes_acked;
+	st->bytes_received = info.tcpi_bytes_received;
+	st->counts = repair_counts(&info);
 	return 0;
 }
 
@@ -286,21 +284,22 @@ int sock_tcp_state(int fd)
 int sock_peek_stray(int fd, uint32_t from, uint8_t **out)
 {
 	int unacked = 0, reuse, rc, left, state = sock_tcp_state(fd);
+	/* a FIN of its own that is not acknowledged counts, but is no byte of the queue */
+	bool fin = state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_CLOSING || state == TCP_STATE_LAST_ACK;
 	uint32_t write_seq = 0, stray;
 	uint8_t *buf;
 
 	*out = NULL;
 	if (ioctl(fd, SIOCOUTQ, &unacked))
 		return 0;
-	/* a FIN of its own that is not acknowledged counts, but is no byte of the queue */
-	unacked -= state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_CLOSING || state == TCP_STATE_LAST_ACK;
+	unacked -= fin;
 	if (unacked <= 0)
 		return 0;
 	rc = repair_enter(fd, &reuse);
 	if (rc)
 		return rc;
 	rc = repair_seq(fd, TCP_SEND_QUEUE, &write_seq);
-	write_seq -= state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_CLOSING || state == TCP_STATE_LAST_ACK;
+	write_seq -= fin;
 	stray = MIN(write_seq - from, (uint32_t)unacked);
 	buf = !rc && seq_gt(write_seq, from) ? malloc((uint32_t)unacked) : NULL;
 	if (buf)

@@ -17,6 +17,7 @@
 
 #include "service/base/flow_key.h"
 #include "service/loop/loop.h"
+#include "service/tcp/counts.h"
 #include "service/wire/build.h"
 #include "service/wire/parse.h"
 
@@ -79,10 +80,9 @@ struct sock_state {
 	uint32_t ts_now; /* socket's TSval clock, ms */
 	uint32_t srtt_us, rttvar_us;
 	char congestion[16];
-	/* as TCP_INFO has them; times in milliseconds before now */
-	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_retrans;
-	uint32_t segs_in, segs_out, data_segs_in, data_segs_out, retransmits, sent_ms, received_ms, heard_ms;
-	bool v6; /* AF_INET6 socket (also for mapped addresses) */
+	uint64_t bytes_sent, bytes_acked, bytes_received; /* as TCP_INFO has them */
+	struct tcp_counts counts;                         /* times in milliseconds before now */
+	bool v6;                                          /* AF_INET6 socket (also for mapped addresses) */
 	uint32_t uid;
 };
 
@@ -168,7 +168,17 @@ struct sock_rebuild {
 int sock_rebuild(int fd, struct sock_rebuild *r);
 /* Leave repair mode, write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */
 int sock_resume(int fd, const struct sock_rebuild *r);
-/* The TCP state of the kernel socket (TCP_ESTABLISHED = 1, ...), or -errno. */
+/* What Linux calls TCP_ESTABLISHED, ... (its headers are at odds with each other). */
+enum sock_tcp_state {
+	TCP_STATE_ESTABLISHED = 1,
+	TCP_STATE_FIN_WAIT1 = 4,
+	TCP_STATE_FIN_WAIT2 = 5,
+	TCP_STATE_CLOSE = 7,
+	TCP_STATE_CLOSE_WAIT = 8,
+	TCP_STATE_LAST_ACK = 9,
+	TCP_STATE_CLOSING = 11,
+};
+/* The TCP state of the kernel socket, or -errno. */
 int sock_tcp_state(int fd);
 /*
  * Payload that the shadow holds unacknowledged after @from (its sequence space): what somebody wrote to

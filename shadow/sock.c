@@ -34,7 +34,6 @@
 #define SOCK_TCP_IS_MPTCP 43 /* TCP_IS_MPTCP */
 #define SOCK_BINDTOIFINDEX 62
 #define SOCK_DEVICES 16
-#define TCP_STATE_ESTABLISHED 1
 
 /*
  * Devices that examined sockets were bound to (SO_BINDTODEVICE): sock_diag finds such a

@@ -25,7 +25,7 @@
 #include "service/base/addr.h"
 #include "service/base/compiler.h"
 #include "service/base/log.h"
-#include "shadow/netlink.h"
+#include "service/base/netlink.h"
 
 #define TAP_READS 8
 #define TAP_FRAME_MIN 2048

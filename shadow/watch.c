@@ -22,7 +22,7 @@
 #include "service/base/addr.h"
 #include "service/base/compiler.h"
 #include "shadow/addresses.h"
-#include "shadow/netlink.h"
+#include "service/base/netlink.h"
 
 #define WATCH_RCVBUF (8 << 20)
 #define WATCH_BUF 65536

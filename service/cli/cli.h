@@ -16,12 +16,6 @@ int cli_release(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_capture(int argc, char **argv);
 
-/*
- * Why LD_PRELOAD would not reach the program that @command starts (a script: its interpreter),
- * or NULL. @path, of PATH_MAX bytes, gets the file that was judged last.
- */
-const char *cli_obstacle(const char *command, char *path);
-
 /* One line on stderr, "tapas: ..." */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

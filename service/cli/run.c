@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * `tapas run`: puts the library into LD_PRELOAD and becomes the command. What can't be
- * accelerated (no service, or a program that can't load the library, see obstacle.c) is said
+ * accelerated (no service, or a program that can't load the library, see image.h) is said
  * in one line, and the command runs all the same.
  */
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "service/base/compiler.h"
+#include "service/base/image.h"
 #include "service/cli/cli.h"
 #include "service/ipc/msg.h"
 
@@ -79,7 +80,7 @@ int cli_run(int argc, char **argv)
 {
 	char path[PATH_MAX];
 	const char *why;
-	int at = 1;
+	int at = 1, err;
 
 	if (at < argc && !strcmp(argv[at], "-v")) {
 		setenv("TAPAS_VERBOSE", "1", 1);
@@ -91,7 +92,7 @@ int cli_run(int argc, char **argv)
 		cli_error("usage: tapas run [-v] COMMAND [ARGUMENT...]");
 		return CLI_USAGE;
 	}
-	why = cli_obstacle(argv[at], path);
+	why = image_find(argv[at], path) ? image_obstacle(path, path, &err) : NULL;
 	if (why) {
 		if (!strcmp(base_name(path), base_name(argv[at])))
 			cli_error("%s cannot be accelerated: %s; running on plain Linux", argv[at], why);

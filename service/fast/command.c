@@ -31,7 +31,7 @@ void flow_fail(struct fast_thread *t, struct flow *f, int error, bool rst, bool 
 }
 
 /* The slot as the application first sees it; its status last. */
-static void install_slot(struct fast_thread *t, struct flow *f, const struct flow_counts *n)
+static void install_slot(struct fast_thread *t, struct flow *f, const struct tcp_counts *n)
 {
 	struct ipc_slot *s = thread_slot(t, f);
 
@@ -49,7 +49,7 @@ static void install_slot(struct fast_thread *t, struct flow *f, const struct flo
 	app_status(t, f);
 }
 
-static void install_stats(struct fast_thread *t, struct flow *f, const struct flow_counts *n)
+static void install_stats(struct fast_thread *t, struct flow *f, const struct tcp_counts *n)
 {
 	struct flow_stats *st = &t->stats[f->id];
 

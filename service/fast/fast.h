@@ -19,16 +19,10 @@
 #include "service/ipc/abi.h"
 #include "service/ipc/recring.h"
 #include "service/nic/nic.h"
+#include "service/tcp/counts.h"
 #include "service/wire/build.h"
 
 /* ---- what is shared per flow ---- */
-
-/* What TCP_INFO counts over the life of a connection, whoever carried it. */
-struct flow_counts {
-	uint64_t bytes_retrans;
-	uint32_t segs_in, segs_out, data_segs_in, data_segs_out, retransmits;
-	uint32_t sent_ms, received_ms, heard_ms; /* CLOCK_MONOTONIC: last data sent, data, segment received */
-};
 
 /* Written by the fast thread, read by the slow path: relaxed, for control and display. */
 struct flow_stats {
@@ -42,7 +36,7 @@ struct flow_stats {
 	_Atomic uint32_t unsent; /* bytes the application has written that were not sent yet */
 	_Atomic uint32_t muted;
 	_Atomic uint32_t snd_una, snd_nxt, rcv_nxt;                      /* wire sequence numbers */
-	_Atomic uint32_t segs_in, segs_out, data_segs_in, data_segs_out; /* see flow_counts */
+	_Atomic uint32_t segs_in, segs_out, data_segs_in, data_segs_out; /* see tcp_counts */
 	_Atomic uint64_t limited_ns; /* when the network (cwnd, rate) last held back data; 0: never */
 };
 
@@ -85,7 +79,7 @@ struct flow_init {
 	uint32_t ts_ms;     /* our TSval now: continues the socket's clock in milliseconds */
 	uint32_t srtt_us, rttvar_us;
 	uint32_t opts; /* IPC_OPT_* */
-	struct flow_counts counts;
+	struct tcp_counts counts;
 };
 
 /* An application's memory as mapped by the service. */
@@ -184,7 +178,7 @@ struct up_frozen {
 	uint32_t ts_recent, ts_now, srtt_us, rttvar_us, cwnd_bytes, opts;
 	uint64_t rate_bps;
 	uint16_t mss;
-	struct flow_counts counts;
+	struct tcp_counts counts;
 };
 
 /* ---- threads ---- */

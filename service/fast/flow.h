@@ -50,8 +50,8 @@ enum flow_flag {
 	FLOW_SLOW_START = 1u << 16, /* limits allow cwnd to grow */
 	FLOW_CORK_OVER = 1u << 17,  /* corked for 200 ms: the partial segment goes */
 	FLOW_URGENT = 1u << 18,     /* urgent data came: this and later frames go up, the slow path gives it back */
-	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
 	FLOW_TIMED = 1u << 19,      /* a segment is being timed for RTT */
+	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
 	FLOW_REXMIT_NOW = 1u << 25, /* the segment at snd_una */
@@ -128,7 +128,7 @@ struct flow {
 	uint64_t keep_ns;      /* keep-alive: FLOW_TIMER_OFF or when to look */
 	uint64_t heard_ns;     /* last answer to a keep-alive probe; else active_ns counts */
 	uint8_t keep_probes;   /* unanswered */
-	uint64_t rexmit_bytes; /* see flow_counts */
+	uint64_t rexmit_bytes; /* see tcp_counts */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context;
 	uint32_t want;        /* IPC_WANT_* */

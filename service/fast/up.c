@@ -45,12 +45,12 @@ static bool up_event(struct fast_thread *t, enum fast_up type, const void *e, ui
 	return true;
 }
 
-static struct flow_counts up_counts(struct fast_thread *t, const struct flow *f)
+static struct tcp_counts up_counts(struct fast_thread *t, const struct flow *f)
 {
 	const struct flow_stats *st = &t->stats[f->id];
 	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
 
-	return (struct flow_counts){
+	return (struct tcp_counts){
 		.bytes_retrans = f->rexmit_bytes,
 		.segs_in = atomic_load_explicit(&st->segs_in, memory_order_relaxed),
 		.segs_out = atomic_load_explicit(&st->segs_out, memory_order_relaxed),

@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 4u
+#define IPC_ABI_VERSION 5u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -157,7 +157,6 @@ struct ipc_page {
 /* Why a connection is with Linux: id, word for reports, explanation. */
 #define IPC_REASON_LIST(X)                                                                       \
 	X(NONE, "none", "")                                                                      \
-	X(POLICY, "policy", "not yet worth it: too few exchanges")                               \
 	X(NOT_TCP, "not-tcp", "not an established TCP connection")                               \
 	X(NOT_OURS, "not-our-interface", "its packets do not pass the service's interface")      \
 	X(LOCAL, "local", "both ends are on this host")                                          \

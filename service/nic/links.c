@@ -7,14 +7,21 @@
  * nothing attached. Kernels before 6.6 have no TCX: there a clsact filter with a handle and
  * a priority of ours stands in; it survives a kill, lets everything pass once the map of
  * flows is empty, and is replaced at the next start.
+ *
+ * What may well fail is not asked through libbpf, which warns of every netlink request that
+ * the kernel refuses.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/if_link.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "service/base/netlink.h"
 #include "service/nic/internal.h"
 
 #define TC_HANDLE 0x7a70
@@ -75,19 +82,56 @@ int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool 
 
 /* ---- tc ---- */
 
+/* A message of a dump of filters: the program of the one that has our handle and priority, in *@ctx. */
+static int clsact_found(const struct nlmsghdr *nlh, void *ctx)
+{
+	const struct tcmsg *tcm = mnl_nlmsg_get_payload(nlh);
+	const struct nlattr *a, *options = NULL;
+	bool bpf = false;
+
+	if (tcm->tcm_handle != TC_HANDLE || TC_H_MAJ(tcm->tcm_info) >> 16 != TC_PRIORITY)
+		return MNL_CB_OK;
+	mnl_attr_for_each (a, nlh, sizeof *tcm) {
+		if (mnl_attr_get_type(a) == TCA_KIND)
+			bpf = !strcmp(mnl_attr_get_str(a), "bpf");
+		else if (mnl_attr_get_type(a) == TCA_OPTIONS)
+			options = a;
+	}
+	if (!bpf || !options)
+		return MNL_CB_OK;
+	mnl_attr_for_each_nested (a, options) {
+		if (mnl_attr_get_type(a) == TCA_BPF_ID)
+			*(uint32_t *)ctx = mnl_attr_get_u32(a);
+	}
+	return MNL_CB_OK;
+}
+
+/* The program of the filter, 0: there is none. */
+static uint32_t clsact_find(int ifindex, bool egress)
+{
+	uint8_t buf[NETLINK_REQUEST] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = netlink_request(buf, RTM_GETTFILTER, 0);
+	struct tcmsg *tcm = mnl_nlmsg_put_extra_header(nlh, sizeof *tcm);
+	uint32_t id = 0;
+
+	tcm->tcm_family = AF_UNSPEC;
+	tcm->tcm_ifindex = ifindex;
+	tcm->tcm_parent = TC_H_MAKE(TC_H_CLSACT, egress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS);
+	return netlink_dump(nlh, clsact_found, &id) ? 0 : id;
+}
+
 /* Remove the filter that an instance that was killed has left; never one that somebody else made. */
 static void clsact_remove(int ifindex, bool egress)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = ifindex, .attach_point = egress ? BPF_TC_EGRESS : BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, query, .handle = TC_HANDLE, .priority = TC_PRIORITY);
 	LIBBPF_OPTS(bpf_tc_opts, detach, .handle = TC_HANDLE, .priority = TC_PRIORITY);
+	uint32_t id = clsact_find(ifindex, egress), len = sizeof(struct bpf_prog_info);
 	struct bpf_prog_info info = {0};
-	uint32_t len = sizeof info;
 	int fd;
 
-	if (bpf_tc_query(&hook, &query))
+	if (!id)
 		return;
-	fd = bpf_prog_get_fd_by_id(query.prog_id);
+	fd = bpf_prog_get_fd_by_id(id);
 	if (fd < 0)
 		return;
 	if (!bpf_obj_get_info_by_fd(fd, &info, &len) &&
@@ -96,15 +140,30 @@ static void clsact_remove(int ifindex, bool egress)
 	close(fd);
 }
 
+/* The qdisc that holds the filters; somebody else may have made it already. */
+static int clsact_qdisc(int ifindex)
+{
+	uint8_t buf[NETLINK_REQUEST] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = netlink_request(buf, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
+	struct tcmsg *tcm = mnl_nlmsg_put_extra_header(nlh, sizeof *tcm);
+	int rc;
+
+	tcm->tcm_family = AF_UNSPEC;
+	tcm->tcm_ifindex = ifindex;
+	tcm->tcm_parent = TC_H_CLSACT;
+	tcm->tcm_handle = TC_H_MAKE(TC_H_CLSACT, 0);
+	mnl_attr_put_strz(nlh, TCA_KIND, "clsact");
+	rc = netlink_execute(NETLINK_ROUTE, nlh);
+	return rc == -EEXIST ? 0 : rc;
+}
+
 static int clsact_add(int ifindex, int prog_fd, bool egress)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = ifindex, .attach_point = egress ? BPF_TC_EGRESS : BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = TC_HANDLE, .priority = TC_PRIORITY, .prog_fd = prog_fd);
-	int rc = bpf_tc_hook_create(&hook);
+	int rc = clsact_qdisc(ifindex);
 
-	if (rc && rc != -EEXIST)
-		return rc;
-	return bpf_tc_attach(&hook, &opts);
+	return rc ? rc : bpf_tc_attach(&hook, &opts);
 }
 
 int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool force_clsact, struct tc_attachment *out,

@@ -344,21 +344,16 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 	app_release(s, a);
 }
 
-static struct flow_counts adopt_counts(const struct sock_state *st, uint64_t now_ns)
+/* With times of our clock. */
+static struct tcp_counts adopt_counts(const struct sock_state *st, uint64_t now_ns)
 {
 	uint32_t now_ms = (uint32_t)(now_ns / NS_PER_MS);
+	struct tcp_counts n = st->counts;
 
-	return (struct flow_counts){
-		.bytes_retrans = st->bytes_retrans,
-		.segs_in = st->segs_in,
-		.segs_out = st->segs_out,
-		.data_segs_in = st->data_segs_in,
-		.data_segs_out = st->data_segs_out,
-		.retransmits = st->retransmits,
-		.sent_ms = now_ms - st->sent_ms,
-		.received_ms = now_ms - st->received_ms,
-		.heard_ms = now_ms - st->heard_ms,
-	};
+	n.sent_ms = now_ms - n.sent_ms;
+	n.received_ms = now_ms - n.received_ms;
+	n.heard_ms = now_ms - n.heard_ms;
+	return n;
 }
 
 static void adopt_install(struct slow *s, struct conn *c, const struct segment *answer)

@@ -69,8 +69,7 @@ void conn_table_close(struct slow *s)
 		if (s->conns[i].state == CONN_FREE)
 			continue;
 		conn_release_held(&s->conns[i]);
-		if (s->conns[i].fd >= 0)
-			close(s->conns[i].fd);
+		closer_close(s->conns[i].fd);
 	}
 	free(s->conns);
 	free(s->buckets);
@@ -110,7 +109,7 @@ void conn_fill_slot(struct conn *c)
 	sl->flow_id = c->id;
 	sl->thread = c->thread;
 	sl->discard = 0; /* dropped from the kernel's queue here */
-	sl->base_sent = c->sock.bytes_sent - c->sock.bytes_retrans - (c->sock.snd_nxt - c->sock.snd_una);
+	sl->base_sent = c->sock.bytes_sent - c->sock.counts.bytes_retrans - (c->sock.snd_nxt - c->sock.snd_una);
 	sl->base_acked = c->sock.bytes_acked;
 	sl->base_received = c->sock.bytes_received - c->sock.rcv_queued;
 	atomic_store_explicit(&sl->reason, IPC_REASON_NONE, memory_order_relaxed);

@@ -14,11 +14,11 @@
  *
  * Urgent data that arrive start this too; the frame that brought them is the first that is held.
  *
- * 1 is here, 2 to 6 in restore.c. From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
- * and, after both FINs, for Linux to have heard of them. A second process (a forked
- * child, the receiver of a descriptor) is served by 1, a copy of the live bytes into its own
- * buffers, and CMD_INSTALL. A process that finds its connection moved away asks for it to be
- * in Linux, where both may use it.
+ * 1 is here, 2 to 6 in restore.c. From 2 on everything happens in one turn of the main thread,
+ * but for the waits that enum leave_settle names. A second process (a forked child, the
+ * receiver of a descriptor) is served by 1, a copy of the live bytes into its own buffers, and
+ * CMD_INSTALL. A process that finds its connection moved away asks for it to be in Linux,
+ * where both may use it.
  */
 #include "service/slow/internal.h"
 
@@ -55,12 +55,11 @@ void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t 
 /* ---- begin ---- */
 
 /* A duplicate of the socket: by the number that the library last named, else by looking for it. */
-static int leave_fetch(struct slow *s, struct conn *c)
+static int leave_fetch(struct conn *c)
 {
 	uint32_t said = c->app ? atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) : 0;
 	int fd = -ENOENT;
 
-	(void)s;
 	if (!c->app)
 		return fd;
 	if (said && said <= INT_MAX && !c->app->exited)
@@ -86,12 +85,11 @@ static void leave_freeze(struct slow *s, struct conn *c, uint32_t reason)
 int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason)
 {
 	if (c->state != CONN_FAST || c->failed) {
-		if (fd >= 0)
-			closer_close(fd);
+		closer_close(fd);
 		return -EINVAL;
 	}
 	if (fd < 0 && !c->orphan) {
-		fd = leave_fetch(s, c);
+		fd = leave_fetch(c);
 		if (fd < 0 && sock_is_orphan(&c->key) != 1)
 			return fd;
 	}
@@ -228,16 +226,14 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 	if (c->local_fin && !z->closing) /* Linux closed the sending side while the flow stood still */
 		conn_command(s, c, CMD_CLOSE, 0, 0);
 	leave_give_held(s, c, false);
-	if (c->fd >= 0)
-		closer_close(c->fd);
+	closer_close(c->fd);
 	c->fd = -1;
 	verdict_ask(s, c);
 }
 
 void leave_failed(struct slow *s, struct conn *c)
 {
-	if (c->fd >= 0)
-		closer_close(c->fd);
+	closer_close(c->fd);
 	c->fd = -1;
 	if (c->muted)
 		s->muted++;

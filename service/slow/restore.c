@@ -20,11 +20,6 @@
 
 #define RESTORE_SETTLE_NS (50 * NS_PER_MS)
 #define RESTORE_FIN_MS 5 /* between attempts to tell Linux of a FIN */
-#define TCP_STATE_ESTABLISHED 1
-#define TCP_STATE_FIN_WAIT1 4
-#define TCP_STATE_FIN_WAIT2 5
-#define TCP_STATE_CLOSE 7
-#define TCP_STATE_CLOSE_WAIT 8
 
 /*
  * Is a thread of the application between its look at the slot and the end of its shutdown()? It
@@ -322,11 +317,22 @@ static struct sock_rebuild restore_describe(const struct conn *c, const struct u
 	};
 }
 
+/* Only a reset is left. */
+static void restore_lost(struct slow *s, struct conn *c, int rc)
+{
+	log_warn("pid %d, descriptor %d: the connection could not be given back to Linux and is lost: %s",
+		 c->app ? (int)c->app->pid : 0, c->app_fd, strerror(-rc));
+	restore_reset(s, c, &c->frozen);
+	if (c->fd >= 0)
+		sock_filter_detach(c->fd);
+	nic_flow_del(s->env.nic, &c->key);
+	restore_finish(s, c, false);
+}
+
 static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
 	int state = c->fd >= 0 ? sock_tcp_state(c->fd) : TCP_STATE_CLOSE, rc = 0, stray = 0;
-	uint8_t *stray_buf = NULL;
-	struct sock_rebuild r = restore_describe(c, z, state);
+	struct sock_rebuild *r = &c->rebuild;
 
 	if (c->fd >= 0 && state == TCP_STATE_CLOSE && !(z->fin_rcvd && z->closing)) {
 		/* killed (ss -K) while it stood still: go the way of every killed flow */
@@ -336,11 +342,12 @@ static void restore_to_linux(struct slow *s, struct conn *c, const struct up_fro
 		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
 		return;
 	}
+	*r = restore_describe(c, z, state);
 	if (c->fd >= 0)
-		stray = sock_peek_stray(c->fd, c->sh_snd_nxt, &stray_buf);
+		stray = sock_peek_stray(c->fd, c->sh_snd_nxt, &c->stray);
 	if (stray > 0) { /* a buffer that never wraps */
-		r.stray = (struct byte_range){.buf = stray_buf, .size = 1u << 31, .len = (uint32_t)stray};
-		r.fin_sent = false;
+		r->stray = (struct byte_range){.buf = c->stray, .size = 1u << 31, .len = (uint32_t)stray};
+		r->fin_sent = false;
 	}
 	conntrack_liberal(&c->key);
 	/*
@@ -351,23 +358,13 @@ static void restore_to_linux(struct slow *s, struct conn *c, const struct up_fro
 		sock_filter_attach_closed(c->fd);
 	loop_flush(s->env.loop);
 	if (c->fd < 0)
-		rc = restore_orphan_socket(c, &r);
+		rc = restore_orphan_socket(c, r);
 	if (state == TCP_STATE_CLOSE) /* what is left of the shadow: a TIME_WAIT that holds the tuple */
 		sock_destroy(&c->key);
-	if (!rc && stray >= 0)
-		rc = sock_rebuild(c->fd, &r);
-	if (rc || stray < 0) {
-		log_warn("pid %d, descriptor %d: the connection could not be given back to Linux and is lost: %s",
-			 c->app ? (int)c->app->pid : 0, c->app_fd, strerror(rc ? -rc : -stray));
-		restore_reset(s, c, z);
-	}
-	c->stray = stray_buf;
-	c->rebuild = r;
-	if (rc || stray < 0) {
-		if (c->fd >= 0)
-			sock_filter_detach(c->fd);
-		nic_flow_del(s->env.nic, &c->key);
-		restore_finish(s, c, false);
+	if (!rc)
+		rc = stray < 0 ? stray : sock_rebuild(c->fd, r);
+	if (rc) {
+		restore_lost(s, c, rc);
 	} else if (s->cfg->exclusive) {
 		c->mark = ++s->marks;
 		tap_mark(s->tap, c->mark); /* if it fails or gets lost, another one follows */

@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -203,6 +204,62 @@ def http_warm_get_all(lab, port, made, connections, rounds, prefix="/", tls=None
             for c in conns:
                 c.get(prefix + n, made[n])
     return conns
+
+
+@contextlib.contextmanager
+def asking(lab, port, made, clients, more=None):
+    """Clients that ask for every file over kept connections, again and again, each in a thread, and do more(connection)
+    after each round. A connection that ends between two answers is replaced; what goes wrong otherwise fails the test.
+    Yields how many "answers" there were, and how many connections "ended"."""
+    stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
+
+    def get(name):
+        def step(c):
+            c.get("/" + name, made[name])
+            counts["answers"] += 1
+        return step
+
+    def ask():
+        try:
+            c = Http(lab, port)
+            while not stop.is_set():
+                for step in [get(name) for name in made] + ([more] if more else []):
+                    try:
+                        step(c)
+                    except ConnectionError:  # includes RemoteDisconnected: before an answer's first byte
+                        counts["ended"] += 1
+                        c.close()
+                        c = Http(lab, port)
+            c.close()
+        except BaseException as e:
+            errors.append(e)
+            raise
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for t in threads:
+        t.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(30)
+    assert not errors, errors[0]
+
+
+def echo(s, f, messages):
+    """One after another: each comes back before the next is sent. @f reads from @s."""
+    for i, m in enumerate(messages):
+        s.sendall(m)
+        assert f.read(len(m)) == m, "echo %d" % i
+
+
+def echo_at_once(s, f, data):
+    """Written by a thread while it is read."""
+    t = threading.Thread(target=s.sendall, args=(data,), daemon=True)
+    t.start()
+    assert f.read(len(data)) == data
+    t.join(20)
 
 
 def exit_status(proc, timeout=60):

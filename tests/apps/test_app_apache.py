@@ -2,12 +2,11 @@
 """Apache httpd with its event and its prefork module, as root and www-data; graceful restart under load."""
 import os
 import signal
-import threading
 import time
 
 import pytest
 
-from apps import Http, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, write
+from apps import asking, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, write
 from lab import wait_for
 
 PORT = 8080
@@ -59,39 +58,11 @@ def test_apache(www, mpm, sendfile):
 def test_apache_graceful(www, mpm):
     """SIGUSR1: children finish what they have; no answer may be cut off."""
     p, made, directory = start(www, mpm, sizes=(200000, 20000, 1000))
-    stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
-
-    def load():
-        try:
-            c = Http(www, PORT)
-            while not stop.is_set():
-                for n, data in made.items():
-                    try:
-                        c.get("/" + n, data)
-                        counts["answers"] += 1
-                    except ConnectionError:
-                        counts["ended"] += 1
-                        c.close()
-                        c = Http(www, PORT)
-            c.close()
-        except BaseException as e:
-            errors.append(e)
-            raise
-
-    with carried(www, "Apache httpd, %s, graceful restart" % mpm, connections=6):
-        threads = [threading.Thread(target=load) for _ in range(4)]
-        for t in threads:
-            t.start()
-        try:
-            for _ in range(scale(5, 2)):
-                time.sleep(0.7)
-                before = counts["answers"]
-                with open(os.path.join(directory, "pid")) as f:
-                    os.kill(int(f.read()), signal.SIGUSR1)
-                wait_for(lambda: counts["answers"] > before + 100, 15, "answers after the restart")
-        finally:
-            stop.set()
-            for t in threads:
-                t.join(30)
-        assert not errors, errors[0]
-        assert p.poll() is None
+    with carried(www, "Apache httpd, %s, graceful restart" % mpm, connections=6), asking(www, PORT, made, 4) as counts:
+        for _ in range(scale(5, 2)):
+            time.sleep(0.7)
+            before = counts["answers"]
+            with open(os.path.join(directory, "pid")) as f:
+                os.kill(int(f.read()), signal.SIGUSR1)
+            wait_for(lambda: counts["answers"] > before + 100, 15, "answers after the restart")
+    assert p.poll() is None

@@ -3,12 +3,12 @@
 the listening sockets to the new process."""
 import os
 import signal
-import threading
 import time
 
 import pytest
 
-from apps import PYTHON, SERVERS, Http, carried, data_of, files, http_warm_get_all, need, own_dir, scale, write
+from apps import (PYTHON, SERVERS, asking, carried, data_of, echo, echo_at_once, files, http_warm_get_all, need, own_dir,
+                  scale, write)
 from lab import wait_for
 
 PORT, BACK = 8080, 8081
@@ -71,15 +71,8 @@ def test_haproxy_tcp(lab, splice):
         for k in range(4):
             s = lab.connect(PORT, timeout=30)
             f = s.makefile("rb", 1 << 18)
-            for i in range(20):
-                m = data_of(i, 1 + 400 * i)
-                s.sendall(m)
-                assert f.read(len(m)) == m
-            big = data_of(k, scale(64, 6) << 20)
-            t = threading.Thread(target=s.sendall, args=(big,))
-            t.start()
-            assert f.read(len(big)) == big
-            t.join()
+            echo(s, f, (data_of(i, 1 + 400 * i) for i in range(20)))
+            echo_at_once(s, f, data_of(k, scale(64, 6) << 20))
             s.close()
 
 
@@ -89,39 +82,14 @@ def test_haproxy_reload(lab):
     made = http_back(lab)
     small = {k: v for k, v in made.items() if len(v) < 100000}
     p, _ = start(lab, "http", "", "-W")
-    stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
 
-    def load():
-        try:
-            c = Http(lab, PORT)
-            while not stop.is_set():
-                try:
-                    for n, data in small.items():
-                        c.get("/" + n, data)
-                        counts["answers"] += 1
-                    assert c.call("POST", "/echo", made["f2"]) == (200, made["f2"])
-                except ConnectionError:
-                    counts["ended"] += 1
-                    c.close()
-                    c = Http(lab, PORT)
-            c.close()
-        except BaseException as e:
-            errors.append(e)
-            raise
+    def post(c):
+        assert c.call("POST", "/echo", made["f2"]) == (200, made["f2"])
 
-    with carried(lab, "haproxy, reload under load", connections=8):
-        threads = [threading.Thread(target=load) for _ in range(4)]
-        for t in threads:
-            t.start()
-        try:
-            for _ in range(scale(5, 2)):
-                time.sleep(0.7)
-                before = counts["answers"]
-                p.send_signal(signal.SIGUSR2)
-                wait_for(lambda: counts["answers"] > before + 100, 15, "answers after the reload")
-        finally:
-            stop.set()
-            for t in threads:
-                t.join(30)
-        assert not errors, errors[0]
-        assert p.poll() is None
+    with carried(lab, "haproxy, reload under load", connections=8), asking(lab, PORT, small, 4, post) as counts:
+        for _ in range(scale(5, 2)):
+            time.sleep(0.7)
+            before = counts["answers"]
+            p.send_signal(signal.SIGUSR2)
+            wait_for(lambda: counts["answers"] > before + 100, 15, "answers after the reload")
+    assert p.poll() is None

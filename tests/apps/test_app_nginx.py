@@ -6,12 +6,11 @@ import re
 import signal
 import ssl
 import statistics
-import threading
 import time
 
 import pytest
 
-from apps import Http, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, self_signed, write
+from apps import asking, carried, files, http_warm_get_all, lab_for, need, own_dir, scale, self_signed, write
 from lab import Lab, wait_for
 
 PORT, TLS, BACK = 8080, 8443, 8081
@@ -103,25 +102,6 @@ def test_nginx_proxy(www, buffering):
             assert f.read() == made["f1"]
 
 
-def load(lab, made, stop, counts, errors):
-    """Ask over a kept connection; a connection that ends between two answers is replaced, one within an answer not."""
-    try:
-        c = Http(lab, PORT)
-        while not stop.is_set():
-            for name, data in made.items():
-                try:
-                    c.get("/" + name, data)
-                    counts["answers"] += 1
-                except (ConnectionError, BrokenPipeError):  # includes RemoteDisconnected: before an answer's first byte
-                    counts["ended"] += 1
-                    c.close()
-                    c = Http(lab, PORT)
-        c.close()
-    except BaseException as e:
-        errors.append(e)
-        raise
-
-
 def workers_of(lab):
     out = lab.server.run(["ps", "-eo", "pid,ppid,args"]).stdout
     master = [int(m.group(1)) for m in re.finditer(r"^ *(\d+) .*nginx: master process .*%s" % lab.dir, out, re.M)]
@@ -134,26 +114,16 @@ def test_nginx_reload(www):
     made = files(root, (200000, 30000, 1448, 100))
     p = www.run_server(argv(directory), PORT)
     www.discard_output(p)
-    stop, errors, counts = threading.Event(), [], {"answers": 0, "ended": 0}
-    with carried(www, "nginx, reload under load", connections=8):
-        threads = [threading.Thread(target=load, args=(www, made, stop, counts, errors)) for _ in range(8)]
-        for t in threads:
-            t.start()
-        try:
-            for _ in range(scale(6, 3)):
-                time.sleep(0.5)
-                old, master = workers_of(www)
-                assert len(master) == 1 and len(old) >= 4
-                before = counts["answers"]
-                os.kill(master[0], signal.SIGHUP)
-                wait_for(lambda: not set(old) & set(workers_of(www)[0]), 15, "old workers gone")
-                wait_for(lambda: counts["answers"] > before + 50, 10, "answers by the new workers")
-        finally:
-            stop.set()
-            for t in threads:
-                t.join(30)
-        assert not errors, errors[0]
-        assert p.poll() is None
+    with carried(www, "nginx, reload under load", connections=8), asking(www, PORT, made, 8) as counts:
+        for _ in range(scale(6, 3)):
+            time.sleep(0.5)
+            old, master = workers_of(www)
+            assert len(master) == 1 and len(old) >= 4
+            before = counts["answers"]
+            os.kill(master[0], signal.SIGHUP)
+            wait_for(lambda: not set(old) & set(workers_of(www)[0]), 15, "old workers gone")
+            wait_for(lambda: counts["answers"] > before + 50, 10, "answers by the new workers")
+    assert p.poll() is None
     with open(os.path.join(directory, "error.log")) as f:
         assert not re.search(r"exited on signal|\[(alert|crit|emerg)\]", f.read())
 
@@ -193,25 +163,17 @@ def reload_under_wrk(lab, seconds):
     server = lab.run_server(argv(directory), PORT)
     lab.discard_output(server)
     script = write(os.path.join(lab.dir, "wrk.lua"), WRK)
-    stop, errors, counts, samples, reloads = threading.Event(), [], {"answers": 0, "ended": 0}, [], 0
+    samples, reloads = [], 0
     master = wait_for(lambda: workers_of(lab)[1], 5, "the master")[0]
     wrk = lab.spawn(lab.client, [need("wrk"), "-t", 1, "-c", 32, "-d", "%ds" % seconds, "--timeout", "10s", "-s", script,
                                  "http://%s:%d/f2" % (lab.addr, PORT)])
-    threads = [threading.Thread(target=load, args=(lab, made, stop, counts, errors)) for _ in range(2)]
-    for t in threads:
-        t.start()
-    try:
+    with asking(lab, PORT, made, 2) as counts:
         while wrk.poll() is None:
             time.sleep(1)
             samples.append(sample(lab))
             os.kill(master, signal.SIGHUP)
             reloads += 1
             assert reloads < seconds + 30, "wrk does not end"
-    finally:
-        stop.set()
-        for t in threads:
-            t.join(30)
-    assert not errors, errors[0]
     out = wrk.stdout.read().decode()
     said = json.loads([x for x in out.splitlines() if x.startswith("{")][-1])
     said.update(reloads=reloads, answers=counts["answers"], ended=counts["ended"])

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """redis as people run it: persistence by forked children under load, a replica, a cluster, pub/sub, its benchmark."""
-import os
 import random
 import threading
 
@@ -8,6 +7,7 @@ import pytest
 
 from apps import carried, data_of, need, own_dir, scale
 from lab import wait_for
+from resp import Redis
 
 PORT = 6379
 
@@ -16,41 +16,6 @@ def argv(bind, directory, *more, port=PORT):
     need("redis-server")
     return ["redis-server", "--port", port, "--bind", bind, "--dir", directory, "--protected-mode", "no",
             "--daemonize", "no", "--save", "", *more]
-
-
-class Redis:
-    """A connection: whole answers, nested ones too."""
-
-    def __init__(self, sock):
-        self.sock = sock
-        self.file = sock.makefile("rb", 1 << 20)
-
-    def answer(self):
-        line = self.file.readline()
-        assert line.endswith(b"\r\n"), "connection ended: %r" % line
-        kind, rest = line[:1], line[1:-2]
-        assert kind != b"-", line
-        if kind == b"$":
-            return None if rest == b"-1" else self.file.read(int(rest) + 2)[:-2]
-        if kind == b"*":
-            return [self.answer() for _ in range(int(rest))]
-        return int(rest) if kind == b":" else rest
-
-    def send(self, *words):
-        words = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-        self.sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words))
-
-    def call(self, *words):
-        self.send(*words)
-        return self.answer()
-
-    def info(self, section):
-        lines = self.call("INFO", section).decode().splitlines()
-        return dict(x.split(":", 1) for x in lines if ":" in x)
-
-    def close(self):
-        self.file.close()
-        self.sock.close()
 
 
 def fill(redis, prefix, n, sizes=(1, 100, 1448, 20000)):

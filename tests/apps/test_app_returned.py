@@ -11,7 +11,8 @@ import threading
 from apps import carried, files, own_dir, scale
 from test_app_nginx import argv as nginx_argv
 from test_app_nginx import configure
-from test_app_redis import Redis, argv as redis_argv
+from resp import Redis, encode
+from test_app_redis import argv as redis_argv
 from test_return import ReleasingSome, returned
 
 REDIS, HTTP = 6379, 8080
@@ -74,18 +75,6 @@ class Pipeline:
 
 def redis_pipeline(lab, number):
     r = Redis(lab.connect(REDIS, timeout=30))
-    words = []
-    r.sock.settimeout(30)
-
-    class Collect:
-        def sendall(self, data):
-            words.append(data)
-
-    def encode(*w):
-        real, r.sock = r.sock, Collect()
-        r.send(*w)
-        r.sock = real
-        return words.pop()
 
     def wants(value):
         def check():

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from apps import (PYTHON, SERVERS, Http, carried, data_of, files, http_warm_get_all, need, own_dir, scale, self_signed)
+from apps import (PYTHON, SERVERS, carried, data_of, echo, echo_at_once, files, http_warm_get_all, need, own_dir,
+                  scale, self_signed)
 
 PORT = 8000
 
@@ -22,27 +23,13 @@ def echo_all(lab, port, connections, context=None, rounds=None, big=2 << 20):
             s = lab.connect(port, timeout=30)
             if context:
                 s = context.wrap_socket(s)
-            for i in range(rounds or scale(200, 40)):
-                m = data_of(i, (1, 100, 1448, 20000, 70000)[i % 5])
-                s.sendall(m)
-                got = b""
-                while len(got) < len(m):
-                    more = s.recv(65536)
-                    assert more
-                    got += more
-                assert got == m
+            f = s.makefile("rb", 1 << 18)
+            echo(s, f, (data_of(i, (1, 100, 1448, 20000, 70000)[i % 5]) for i in range(rounds or scale(200, 40))))
             if not context:
-                m, got = data_of(k, big), bytearray()
-                t = threading.Thread(target=s.sendall, args=(m,))
-                t.start()
-                while len(got) < len(m):
-                    more = s.recv(1 << 18)
-                    assert more
-                    got += more
-                t.join()
-                assert got == m
+                echo_at_once(s, f, data_of(k, big))
                 s.shutdown(socket.SHUT_WR)
-                assert s.recv(1) == b""
+                assert f.read() == b""
+            f.close()
             s.close()
         except BaseException as e:
             errors.append(e)

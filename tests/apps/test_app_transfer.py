@@ -6,11 +6,10 @@ import os
 import random
 import socket
 import subprocess
-import threading
 
 import pytest
 
-from apps import carried, data_of, need, own_dir, scale, write
+from apps import carried, data_of, echo, echo_at_once, need, own_dir, scale, write
 from lab import run_prefix, wait_for
 
 SSH = "an interactive protocol over processes that inherit the connection"
@@ -106,22 +105,12 @@ def exchange(lab, port, connections=3, terminal=False):
     for k in range(connections):
         s = lab.connect(port, timeout=20)
         f = s.makefile("rb", 1 << 16)
-        for i in range(20):
-            m = data_of(i, 1 + 150 * i)
-            s.sendall(m)
-            assert f.read(len(m)) == m
+        echo(s, f, (data_of(i, 1 + 150 * i) for i in range(20)))
         if terminal:  # holds 4 kB; socat waits for room in it, and so would not read what comes back
-            for i in range(scale(1000, 100)):
-                m = data_of(i, 1448)
-                s.sendall(m)
-                assert f.read(len(m)) == m
+            echo(s, f, (data_of(i, 1448) for i in range(scale(1000, 100))))
             s.close()
             continue
-        big = data_of(k, scale(16, 2) << 20)
-        t = threading.Thread(target=s.sendall, args=(big,), daemon=True)
-        t.start()
-        assert f.read(len(big)) == big
-        t.join(20)
+        echo_at_once(s, f, data_of(k, scale(16, 2) << 20))
         s.shutdown(socket.SHUT_WR)
         assert f.read() == b""
         s.close()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from apps import PYTHON, carried, data_of, own_dir, write
+from apps import PYTHON, carried, data_of, echo, echo_at_once, own_dir, write
 
 PORT = 7
 HEAD = """
@@ -24,12 +24,21 @@ def echo(s, rounds=-1):
         rounds -= 1
 s, _ = listener.accept()
 """
+LATER = "echo(s, 6)\n"
+FORK = "if not os.fork():\n    echo(s)\n    os._exit(0)\ns.close(); os.wait()"
+EXEC = "subprocess.run(['cat'], stdin=s, stdout=s); s.close()"
+PASS = """a, b = socket.socketpair()
+if not os.fork():
+    m, f, *_ = socket.recv_fds(b, 1, 1)
+    echo(socket.socket(fileno=f[0]))
+    os._exit(0)
+socket.send_fds(a, [b'x'], [s.fileno()]); s.close(); os.wait()"""
 
 PROGRAMS = {
     # rsync, PostgreSQL: the parent only accepts
-    "fork at once": "if not os.fork():\n    echo(s)\n    os._exit(0)\ns.close(); os.wait()",
+    "fork at once": FORK,
     # the parent has talked before: login, protocol choice
-    "fork later": "echo(s, 6)\nif not os.fork():\n    echo(s)\n    os._exit(0)\ns.close(); os.wait()",
+    "fork later": LATER + FORK,
     # both ends of a fork use it: one reads, one writes (rsync's client, telnet-like programs)
     "fork, one reads and one writes": """echo(s, 6)
 r, w = os.pipe()
@@ -43,24 +52,13 @@ while d := os.read(r, 65536):
 s.close()""",
     "fork and the parent goes on": "echo(s, 6)\nif not os.fork():\n    os._exit(0)\nos.wait(); echo(s)",
     # git daemon, inetd, sshd
-    "exec at once": "subprocess.run(['cat'], stdin=s, stdout=s); s.close()",
-    "exec later": "echo(s, 6)\nsubprocess.run(['cat'], stdin=s, stdout=s); s.close()",
+    "exec at once": EXEC,
+    "exec later": LATER + EXEC,
     "exec of this process": "echo(s, 6)\nos.dup2(s.fileno(), 0); os.dup2(s.fileno(), 1); os.execvp('cat', ['cat'])",
     "popen of a shell": "echo(s, 6)\nos.dup2(s.fileno(), 5); s.close(); os.system('cat <&5 >&5')",
     # node.js cluster, nginx-like helpers
-    "passed at once": """a, b = socket.socketpair()
-if not os.fork():
-    m, f, *_ = socket.recv_fds(b, 1, 1)
-    echo(socket.socket(fileno=f[0]))
-    os._exit(0)
-socket.send_fds(a, [b'x'], [s.fileno()]); s.close(); os.wait()""",
-    "passed later": """echo(s, 6)
-a, b = socket.socketpair()
-if not os.fork():
-    m, f, *_ = socket.recv_fds(b, 1, 1)
-    echo(socket.socket(fileno=f[0]))
-    os._exit(0)
-socket.send_fds(a, [b'x'], [s.fileno()]); s.close(); os.wait()""",
+    "passed at once": PASS,
+    "passed later": LATER + PASS,
     "passed to itself": """echo(s, 6)
 a, b = socket.socketpair()
 socket.send_fds(a, [b'x'], [s.fileno()]); s.close()
@@ -147,16 +145,10 @@ def test_small(lab, what):
             lab.connect(PORT).close()
         s = lab.connect(PORT, timeout=8)
         f = s.makefile("rb", 1 << 16)
-        for i in range(60):
-            m = data_of(i, 1 + 37 * i)
-            s.sendall(m)
-            assert f.read(len(m)) == m, "echo %d" % i
-            if i == 5:
-                time.sleep(0.1)  # the server changes hands
-        big = data_of(1, 1 << 20)
-        t = threading.Thread(target=s.sendall, args=(big,), daemon=True)
-        t.start()
-        assert f.read(len(big)) == big
+        echo(s, f, (data_of(i, 1 + 37 * i) for i in range(6)))
+        time.sleep(0.1)  # the server changes hands
+        echo(s, f, (data_of(i, 1 + 37 * i) for i in range(6, 60)))
+        echo_at_once(s, f, data_of(1, 1 << 20))
         s.shutdown(socket.SHUT_WR)
         assert f.read() == b""
         s.close()

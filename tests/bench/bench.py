@@ -24,7 +24,7 @@ import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "net"))
-from lab import BUILD, ROOT, Lab, wait_for  # noqa: E402
+from lab import BUILD, Lab, built, wait_for  # noqa: E402
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
@@ -42,21 +42,6 @@ PLACEMENT = {
 }
 
 
-def build():
-    out = os.path.join(BUILD, "tests", "bench")
-    os.makedirs(out, exist_ok=True)
-    xload = os.path.join(HERE, "xload")
-    flags = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-I", ROOT]
-    sources = sorted(os.path.join(xload, f) for f in os.listdir(xload) if f.endswith(".c"))
-    for name, files, libs in (("xload", sources, ["-flto", "-lbpf", "-lm"]),
-                              ("kpeer", [os.path.join(HERE, "kpeer.c")], [])):
-        target = os.path.join(out, name)
-        newest = max(os.path.getmtime(f) for f in files + [os.path.join(HERE, "hist.h"), os.path.join(xload, "xload.h")])
-        if not os.path.exists(target) or os.path.getmtime(target) < newest:
-            subprocess.run(["cc", *flags, "-o", target, *files, *libs], check=True)
-    return os.path.join(out, "xload"), os.path.join(out, "kpeer")
-
-
 def busy_seconds():
     """Busy time of all cores so far."""
     with open("/proc/stat") as f:
@@ -66,7 +51,7 @@ def busy_seconds():
 
 class Bench:
     def __init__(self):
-        self.xload, self.kpeer = build()
+        self.xload, self.kpeer = built("tests", "bench", "xload"), built("tests", "bench", "kpeer")
         self.rows = {}
         self.errors = []
 

@@ -42,17 +42,17 @@ def scale(full, quick):
     return full if FULL else quick
 
 
-def tool(name):
-    """Path of a helper program of the tests, compiled on first use."""
-    src = os.path.join(ROOT, "tests", "net", name + ".c")
-    out = os.path.join(BUILD, "tests", "net", name)
-    if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(src):
-        os.makedirs(os.path.dirname(out), exist_ok=True)
-        tmp = "%s.%d" % (out, os.getpid())
-        subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", ROOT, "-o", tmp, src,
-                        "-pthread"], check=True)
-        os.rename(tmp, out)
+def built(*path):
+    """Path of a program that `make all tools` has built."""
+    out = os.path.join(BUILD, *path)
+    if not os.path.exists(out):
+        raise AssertionError("%s missing: run make all tools first" % out)
     return out
+
+
+def tool(name):
+    """Path of a helper program of the network tests."""
+    return built("tests", "net", name)
 
 
 def wait_for(check, timeout=5.0, what="condition", step=0.02):
@@ -344,11 +344,9 @@ class Lab:
         return dict(os.environ, TAPAS_SOCKET=self.socket_path, **more)
 
     def start_service(self, extra=None, wrap=()):
-        if not os.path.exists(os.path.join(BUILD, "tapasd")):
-            raise AssertionError("%s/tapasd is missing: run make first" % BUILD)
         path = self.write_config(extra)
         with open(self.log_path, "a") as log:
-            self.service = self.server.popen([*wrap, os.path.join(BUILD, "tapasd"), *self.service_flags, "-c", path],
+            self.service = self.server.popen([*wrap, built("tapasd"), *self.service_flags, "-c", path],
                                              stdout=log, stderr=log)
 
         def ready():

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 
-from frames import ACK, FIN, PSH, RST, SYN, Segment, Wire, checksum
+from frames import ACK, FIN, PSH, RST, SYN, Wire, checksum
 from lab import wait_for
 
 MASK = 0xffffffff
@@ -131,7 +131,7 @@ class RawPeer:
     def echo(self, data, pieces=None, quiet=0.0, seconds=2.0, rcv_window=512):
         """Send @data (first as @pieces: (offset, length)), and take the echo: "alive", "reset", "closed", "silent".
         Wrong bytes are an AssertionError. @rcv_window: 0 for so long as @quiet lasts."""
-        start, got, due = self.seq, b"", 0.0
+        start, got = self.seq, b""
         for off, length in pieces or [(0, len(data))]:
             self.send(seq=start + off, payload=data[off:off + length], flags=ACK | PSH, window=rcv_window)
         self.seq = (self.seq + len(data)) & MASK

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from frames import ACK, FIN, PSH, RST, SYN
-from lab import PLAIN, scale, wait_for
+from lab import PLAIN, scale
 from rawpeer import RawHost, RawPeer
 
 PORT, PLAIN_PORT = 7, 77

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from lab import FastShare, scale
+from resp import Redis, encode
 
 PORT = 6379
 
@@ -46,35 +47,6 @@ def test_benchmark(lab, pipeline):
         share.assert_fast(0.95, connections=150)
 
 
-class Redis:
-    """The protocol, as much as these tests need, over one connection."""
-
-    def __init__(self, sock):
-        self.sock = sock
-        self.file = sock.makefile("rb", 1 << 20)
-
-    @staticmethod
-    def encode(*words):
-        words = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-        return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
-
-    def answer(self):
-        line = self.file.readline()
-        assert line.endswith(b"\r\n"), "connection ended: %r" % line
-        kind, rest = line[:1], line[1:-2]
-        assert kind != b"-", line
-        if kind == b"$":
-            if rest == b"-1":
-                return None
-            data = self.file.read(int(rest) + 2)
-            return data[:-2]
-        return rest
-
-    def call(self, *words):
-        self.sock.sendall(self.encode(*words))
-        return self.answer()
-
-
 def test_bulk_load(lab):
     """redis-cli --pipe, then every value read back and compared."""
     rnd = random.Random(4)
@@ -88,21 +60,20 @@ def test_bulk_load(lab):
             key = b"key:%d" % len(want)
             value = rnd.randbytes(rnd.choice((1, 10, 100, 1448, 4096, 16384, 65536, 100000)))
             want[key] = hashlib.sha1(value).digest()
-            f.write(Redis.encode(b"SET", key, value))
+            f.write(encode(b"SET", key, value))
             size += len(value)
     share = FastShare(lab)
     with open(path, "rb") as f:
         r = lab.client.run(["redis-cli", "-h", lab.addr, "-p", PORT, "--pipe"], stdin=f, timeout=300)
     assert "errors: 0, replies: %d" % len(want) in r.stdout, r.stdout
     share.assert_fast(scale(0.90, 0.50), payload=size)  # a busy loader may be adopted only after some megabytes
-    s = lab.connect(PORT, timeout=30)
-    redis = Redis(s)
+    redis = Redis(lab.connect(PORT, timeout=30))
     share = FastShare(lab)
     for key, digest in want.items():
         assert hashlib.sha1(redis.call(b"GET", key)).digest() == digest, key
     share.assert_fast(0.95, payload=size)
-    assert int(redis.call("DBSIZE")) == len(want)
-    s.close()
+    assert redis.call("DBSIZE") == len(want)
+    redis.close()
 
 
 def test_accelerated_benchmark_client(lab):
@@ -121,17 +92,15 @@ def test_subscribers(lab):
     for _ in range(20):
         r = Redis(lab.connect(PORT))
         assert r.call("PING") == b"PONG" and r.call("PING") == b"PONG"
-        r.sock.sendall(Redis.encode("SUBSCRIBE", "news"))
-        for _ in range(4):
-            r.answer()  # *3, "subscribe", "news", :1
+        assert r.call("SUBSCRIBE", "news") == [b"subscribe", b"news", 1]
         subs.append(r)
     pub = Redis(lab.connect(PORT))
     for i in range(200):
-        assert pub.call("PUBLISH", "news", "message %d" % i) == b"20"
+        assert pub.call("PUBLISH", "news", "message %d" % i) == 20
     for r in subs:
         for i in range(200):
-            got = [r.answer() for _ in range(4)]
-            assert got[3] == b"message %d" % i, got
+            got = r.answer()
+            assert got == [b"message", b"news", b"message %d" % i], got
         r.sock.shutdown(socket.SHUT_RDWR)
-        r.sock.close()
-    pub.sock.close()
+        r.close()
+    pub.close()

@@ -82,6 +82,11 @@ struct test_case {
 	{                                                              \
 		.name = (n), .text = (t), .run = (f), .returns = (why) \
 	}
+/* a function that serves several cases: @arg tells it which; @why as in CASE_RETURNS, or NULL */
+#define CASE_WITH(n, t, f, why, arg)                                               \
+	{                                                                          \
+		.name = (n), .text = (t), .run = (f), .returns = (why), .a = (arg) \
+	}
 #define CASE_STAYS(n, t, f, why)                                     \
 	{                                                            \
 		.name = (n), .text = (t), .run = (f), .stays = (why) \

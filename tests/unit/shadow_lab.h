@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
 #include <net/if.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -274,6 +275,41 @@ static inline void pair_close(struct pair *p)
 	}
 	setsockopt(p->peer, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 	close(p->peer);
+}
+
+/* Is the socket in repair mode? */
+static inline int repair(int fd)
+{
+	socklen_t len = sizeof(int);
+	int v = -1;
+
+	getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &v, &len);
+	return v;
+}
+
+/* ---- a group of tests, with a TAP ---- */
+
+static inline int lab_setup(void **state)
+{
+	(void)state;
+	if (geteuid())
+		return 0;
+	lab_world();
+	lab_tap();
+	return 0;
+}
+
+static inline int lab_teardown(void **state)
+{
+	(void)state;
+	if (geteuid())
+		return 0;
+	if (!lab.tap)
+		return 0;
+	assert_int_equal(tap_write_failures(lab.tap), 0);
+	loop_close(lab.loop);
+	tap_close(lab.tap);
+	return 0;
 }
 
 #endif

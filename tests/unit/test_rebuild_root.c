@@ -4,7 +4,7 @@
  * bytes unread, bytes never sent, and when somebody shuts it down before it is let go. Skipped
  * unless root.
  */
-/* links: shadow/tap.c shadow/address.c shadow/netlink.c service/base/closer.c shadow/sock.c shadow/repair.c shadow/rebuild.c shadow/diag.c shadow/segment.c service/loop/loop.c service/loop/watch.c service/loop/io.c */
+/* links: shadow/tap.c shadow/address.c service/base/netlink.c service/base/closer.c shadow/sock.c shadow/repair.c shadow/rebuild.c shadow/diag.c shadow/segment.c service/loop/loop.c service/loop/watch.c service/loop/io.c */
 /* links: service/wire/build.c service/wire/parse.c service/wire/options.c service/wire/csum.c */
 /* links: service/base/addr.c service/base/log.c */
 /* libs: -lmnl -luring */
@@ -148,22 +148,6 @@ static void test_shut_meanwhile(void **state)
 	go_on(false, 7122, true, true);
 }
 
-static int setup(void **state)
-{
-	(void)state;
-	lab_world();
-	lab_tap();
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	loop_close(lab.loop);
-	tap_close(lab.tap);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -176,5 +160,5 @@ int main(void)
 		puts("skipped: needs root");
 		return 0;
 	}
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, lab_setup, lab_teardown);
 }

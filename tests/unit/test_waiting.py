@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Waiting under the interposition library: epoll, poll, select, signals, cancellation. Each
-program (waiting.c) says what it saw; it must be the same on plain Linux and under the library,
+program (waiting/) says what it saw; it must be the same on plain Linux and under the library,
 where its connections must have been adopted."""
+import glob
 import os
 import subprocess
 import sys
@@ -13,14 +14,15 @@ sys.path.insert(0, os.path.dirname(__file__))
 from test_preload import CFLAGS, ROOT, fake, fake_binary, pytestmark  # noqa: F401 pylint: disable=unused-import
 from test_preload import run as run_python
 
-SOURCE = os.path.join(ROOT, "tests/unit/waiting.c")
+SOURCES = sorted(glob.glob(os.path.join(ROOT, "tests/unit/waiting/*.c")))
 
 
 @pytest.fixture(scope="session")
 def program():
     with tempfile.TemporaryDirectory() as d:
         out = os.path.join(d, "waiting")
-        subprocess.run(["gcc", *CFLAGS, "-Wno-nonnull", "-Wno-stringop-overflow", "-pthread", SOURCE, "-o", out], check=True)
+        subprocess.run(["gcc", *CFLAGS, "-Wno-nonnull", "-Wno-stringop-overflow", "-pthread", *SOURCES, "-o", out],
+                       check=True)
         yield out
 
 
@@ -31,8 +33,11 @@ def run(program, case, env=None):
 
 
 def cases():
-    with open(SOURCE, encoding="utf-8") as f:
-        return [line[5:].split(")")[0] for line in f if line.startswith("CASE(")]
+    found = []
+    for source in SOURCES:
+        with open(source, encoding="utf-8") as f:
+            found += [line[5:].split(")")[0] for line in f if line.startswith("CASE(")]
+    return found
 
 
 # A child takes over what it inherited, which the pretended service cannot: tests/posix has that (fork/inherited-epoll).

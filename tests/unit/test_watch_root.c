@@ -4,7 +4,7 @@
  * lost notifications are told as such, and the set of local addresses stays right. Skipped
  * unless root.
  */
-/* links: shadow/watch.c shadow/addresses.c shadow/netlink.c service/base/closer.c shadow/sock.c shadow/diag.c shadow/tap.c shadow/address.c */
+/* links: shadow/watch.c shadow/addresses.c service/base/netlink.c service/base/closer.c shadow/sock.c shadow/diag.c shadow/tap.c shadow/address.c */
 /* links: service/loop/loop.c service/loop/watch.c service/loop/io.c service/base/addr.c service/base/log.c */
 /* libs: -lmnl -luring */
 #ifndef _GNU_SOURCE

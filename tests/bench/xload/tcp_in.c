@@ -98,25 +98,172 @@ static bool csum_ok(const struct pkt *p, uint32_t tl)
 	return false;
 }
 
+/* A segment of ours that has been looked at. */
+struct seg {
+	struct pkt *p;
+	uint32_t seq, ack, n; /* bytes of data */
+	const uint8_t *d;
+	bool check; /* its bytes are compared */
+	struct opts o;
+};
+
+/* Of no connection. */
+static void input_stray(const struct seg *s)
+{
+	S.stray++;
+	if (s->p->flags & FIN) /* our last ACK was lost: as TIME_WAIT would do */
+		tcp_tx_stray(s->p, ACK, s->ack, s->seq + s->n + 1);
+	else if (!(s->p->flags & RST) && s->n)
+		tcp_tx_stray(s->p, RST, s->ack, 0);
+}
+
+static void input_synsent(struct conn *c, const struct seg *s)
+{
+	const struct pkt *p = s->p;
+
+	if ((p->flags & ACK) && s->ack != c->iss + 1) {
+		if (!(p->flags & RST)) { /* remains of an older connection: reset it, try again */
+			tcp_tx_stray(p, RST, s->ack, 0);
+			rto_at[c->id] = ms;
+		}
+	} else if (p->flags & RST) {
+		conn_fail(c, &S.refused);
+	} else if ((p->flags & (SYN | ACK)) == (SYN | ACK)) {
+		c->rcv_nxt = s->seq + 1;
+		c->ts = s->o.ts && C.ts;
+		c->ts_recent = s->o.val;
+		c->wscale = (uint8_t)(s->o.ws < 0 || C.wscale < 0 ? 0 : s->o.ws);
+		c->mysc = (uint8_t)(s->o.ws < 0 || C.wscale < 0 ? 0 : C.wscale);
+		c->mss = (uint16_t)(MIN(s->o.mss, C.mss) - (c->ts ? 12 : 0));
+		c->wnd = ntohs(p->win);
+		c->state = ESTAB;
+		c->retries = 0;
+		rto_at[c->id] = 0;
+		synsent--;
+		app_established(c);
+	}
+}
+
+/* RST, SYN, PAWS; false: that was all. @ahead: bytes that are missing before it. */
+static bool input_acceptable(struct conn *c, const struct seg *s, int32_t ahead)
+{
+	if (unlikely(s->p->flags & RST)) {
+		if (ahead >= 0 && (uint32_t)ahead <= C.window)
+			conn_fail(c, &S.resets);
+		return false;
+	}
+	if (unlikely(s->p->flags & SYN)) { /* our ACK of the SYN-ACK was lost */
+		ack_now(c);
+		return false;
+	}
+	if (s->o.ts && c->ts) {
+		if (unlikely((int32_t)(s->o.val - c->ts_recent) < 0)) { /* PAWS */
+			ack_now(c);
+			return false;
+		}
+		if (ahead <= 0)
+			c->ts_recent = s->o.val;
+	}
+	return true;
+}
+
+/* It begins with @cut bytes that we have; false: nothing of it is new but the ACK. */
+static bool input_cut(struct conn *c, struct seg *s, uint32_t cut)
+{
+	ack_now(c);
+	if (cut > s->n || (cut == s->n && !(s->p->flags & FIN))) {
+		if (s->p->flags & ACK)
+			on_ack(c, s->ack, (uint32_t)ntohs(s->p->win) << c->wscale, false);
+		return false;
+	}
+	s->d += cut;
+	s->n -= cut;
+	return true;
+}
+
+static void input_fin(struct conn *c)
+{
+	c->rcv_nxt++;
+	c->fin_rcvd = true;
+	if (c->till_eof) { /* HTTP body that ends with the connection */
+		c->till_eof = false;
+		complete(c);
+	}
+	if (!c->want_fin) {
+		if (!(C.per_conn && c->reqs >= C.per_conn) && !stopping) {
+			S.peerclose++; /* the server closed and we did not expect it */
+			failed++;
+		}
+		c->lim = MIN(c->lim, c->smax);
+		c->want_fin = true;
+		conn_output(c);
+	}
+	ack_now(c);
+}
+
+/* What comes next in order; false: the connection has ended. */
+static bool input_in_order(struct conn *c, const struct seg *s)
+{
+	if (likely(s->p->flags & ACK))
+		on_ack(c, s->ack, (uint32_t)ntohs(s->p->win) << c->wscale, !s->n && !(s->p->flags & FIN));
+	if (s->n) {
+		bool alive;
+
+		c->rcv_nxt += s->n;
+		if (c->unacked < 254)
+			c->unacked++;
+		want_ack(c);
+		alive = app_data(c, s->d, s->n, s->check);
+		c->rxoff += s->n;
+		if (!alive)
+			return false;
+		if (C.acks && c->unacked >= C.acks && c->unacked < 255)
+			tcp_tx(c, ACK, c->smax, 0);
+	}
+	if (unlikely(s->p->flags & FIN))
+		input_fin(c);
+	return true;
+}
+
+static void input_conn(struct conn *c, struct seg *s)
+{
+	int32_t ahead = (int32_t)(s->seq - c->rcv_nxt);
+
+	if (!input_acceptable(c, s, ahead))
+		return;
+	if (unlikely(ahead > 0)) { /* a hole before it: drop, duplicate ACK */
+		S.ooo++;
+		tcp_tx(c, ACK, c->smax, 0);
+		return;
+	}
+	if ((likely(!ahead) || input_cut(c, s, (uint32_t)-ahead)) && !input_in_order(c, s))
+		return;
+	if (unlikely(c->fin_rcvd && c->una > c->lim)) { /* both directions are done */
+		if (c->unacked)
+			tcp_tx(c, ACK, c->smax, 0);
+		conn_done(c);
+	} else if (c->nxt < c->lim || (c->want_fin && c->nxt == c->lim)) {
+		conn_output(c);
+	}
+}
+
 static void tcp_input(struct pkt *p, uint32_t len)
 {
-	uint32_t iplen = ntohs(p->iplen), hl = (uint32_t)(p->doff >> 4) * 4, ipi = ntohl(p->dst) - C.src_lo;
-	uint32_t n, seq, ack, idx, wnd;
-	const uint8_t *d = (uint8_t *)&p->sport + hl;
-	struct opts o;
-	bool check = C.verify_all || !(S.rxp & 15);
+	uint32_t iplen = ntohs(p->iplen), hl = (uint32_t)(p->doff >> 4) * 4, ipi = ntohl(p->dst) - C.src_lo, idx;
+	struct seg s = {.p = p, .check = C.verify_all || !(S.rxp & 15)};
 
 	if (unlikely(p->vihl != 0x45 || p->proto != 6 || iplen + 14 > len || iplen < 20 + hl || hl < 20 ||
 		     ipi >= nips || p->src != htonl(C.dst) || p->sport != htons((uint16_t)C.port)))
 		return;
-	if (check && !csum_ok(p, iplen - 20)) {
+	if (s.check && !csum_ok(p, iplen - 20)) {
 		S.badcsum++;
 		mismatched++;
 		return;
 	}
-	n = iplen - 20 - hl;
-	seq = ntohl(p->seq);
-	ack = ntohl(p->ack);
+	s.n = iplen - 20 - hl;
+	s.seq = ntohl(p->seq);
+	s.ack = ntohl(p->ack);
+	s.d = (uint8_t *)&p->sport + hl;
 	idx = pmap[ipi << 16 | ntohs(p->dport)];
 	if (unlikely(C.mode == M_SYN)) {
 		S.reqs += (p->flags & (SYN | ACK)) == (SYN | ACK);
@@ -124,117 +271,14 @@ static void tcp_input(struct pkt *p, uint32_t len)
 		return;
 	}
 	if (unlikely(!idx)) {
-		S.stray++;
-		if (p->flags & FIN) /* our last ACK was lost: as TIME_WAIT would do */
-			tcp_tx_stray(p, ACK, ack, seq + n + 1);
-		else if (!(p->flags & RST) && n)
-			tcp_tx_stray(p, RST, ack, 0);
+		input_stray(&s);
 		return;
 	}
-	struct conn *c = &conns[idx - 1];
-	parse_options(p->opt, hl - 20, &o);
-
-	if (unlikely(c->state == SYNSENT)) {
-		if ((p->flags & ACK) && ack != c->iss + 1) {
-			if (!(p->flags & RST)) { /* remains of an older connection: reset it, try again */
-				tcp_tx_stray(p, RST, ack, 0);
-				rto_at[c->id] = ms;
-			}
-		} else if (p->flags & RST) {
-			conn_fail(c, &S.refused);
-		} else if ((p->flags & (SYN | ACK)) == (SYN | ACK)) {
-			c->rcv_nxt = seq + 1;
-			c->ts = o.ts && C.ts;
-			c->ts_recent = o.val;
-			c->wscale = (uint8_t)(o.ws < 0 || C.wscale < 0 ? 0 : o.ws);
-			c->mysc = (uint8_t)(o.ws < 0 || C.wscale < 0 ? 0 : C.wscale);
-			c->mss = (uint16_t)(MIN(o.mss, C.mss) - (c->ts ? 12 : 0));
-			c->wnd = ntohs(p->win);
-			c->state = ESTAB;
-			c->retries = 0;
-			rto_at[c->id] = 0;
-			synsent--;
-			app_established(c);
-		}
-		return;
-	}
-	int32_t ahead = (int32_t)(seq - c->rcv_nxt);
-	if (unlikely(p->flags & RST)) {
-		if (ahead >= 0 && (uint32_t)ahead <= C.window)
-			conn_fail(c, &S.resets);
-		return;
-	}
-	if (unlikely(p->flags & SYN)) { /* our ACK of the SYN-ACK was lost */
-		ack_now(c);
-		return;
-	}
-	if (o.ts && c->ts) {
-		if (unlikely((int32_t)(o.val - c->ts_recent) < 0)) { /* PAWS */
-			ack_now(c);
-			return;
-		}
-		if (ahead <= 0)
-			c->ts_recent = o.val;
-	}
-	if (unlikely(ahead < 0)) { /* old: cut off what we have */
-		uint32_t cut = (uint32_t)-ahead;
-		ack_now(c);
-		if (cut > n || (cut == n && !(p->flags & FIN))) {
-			if (p->flags & ACK)
-				on_ack(c, ack, (uint32_t)ntohs(p->win) << c->wscale, false);
-			n = 0;
-			p->flags &= (uint8_t)~FIN;
-			goto out;
-		}
-		d += cut;
-		n -= cut;
-		ahead = 0;
-	}
-	if (unlikely(ahead > 0)) { /* a hole before it: drop, duplicate ACK */
-		S.ooo++;
-		tcp_tx(c, ACK, c->smax, 0);
-		return;
-	}
-	wnd = (uint32_t)ntohs(p->win) << c->wscale;
-	if (likely(p->flags & ACK))
-		on_ack(c, ack, wnd, !n && !(p->flags & FIN));
-	if (n) {
-		c->rcv_nxt += n;
-		if (c->unacked < 254)
-			c->unacked++;
-		want_ack(c);
-		bool alive = app_data(c, d, n, check);
-		c->rxoff += n;
-		if (!alive)
-			return;
-		if (C.acks && c->unacked >= C.acks && c->unacked < 255)
-			tcp_tx(c, ACK, c->smax, 0);
-	}
-	if (unlikely(p->flags & FIN)) {
-		c->rcv_nxt++;
-		c->fin_rcvd = true;
-		if (c->till_eof) { /* HTTP body that ends with the connection */
-			c->till_eof = false;
-			complete(c);
-		}
-		if (!c->want_fin) {
-			if (!(C.per_conn && c->reqs >= C.per_conn) && !stopping) {
-				S.peerclose++; /* the server closed and we did not expect it */
-				failed++;
-			}
-			c->lim = MIN(c->lim, c->smax);
-			c->want_fin = true;
-			conn_output(c);
-		}
-		ack_now(c);
-	}
-out:
-	if (unlikely(c->fin_rcvd && c->una > c->lim)) { /* both directions are done */
-		if (c->unacked)
-			tcp_tx(c, ACK, c->smax, 0);
-		conn_done(c);
-	} else if (c->nxt < c->lim || (c->want_fin && c->nxt == c->lim))
-		conn_output(c);
+	parse_options(p->opt, hl - 20, &s.o);
+	if (unlikely(conns[idx - 1].state == SYNSENT))
+		input_synsent(&conns[idx - 1], &s);
+	else
+		input_conn(&conns[idx - 1], &s);
 }
 
 /* ---- frames: ARP and dispatch ---- */

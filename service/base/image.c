@@ -1,32 +1,46 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Why a library can't be loaded into a program by LD_PRELOAD: it is static, of another word
- * size or C library, does system calls without libc, or runs with raised privilege. Place in
- * a packet's way: none; `tapas run` asks once, before it becomes the program.
+ * What a program file is to the loader. Place in a packet's way: none; `tapas run` asks once,
+ * before it becomes the program, and the interposition library before each exec.
  *
- * Invariants: the file is somebody else's: every offset and length is checked, and what can't
- * be judged is no obstacle, as the loader has the last word.
+ * Invariants: the file is somebody else's: every offset and length is checked. Any thread, also
+ * in a vfork child: nothing is allocated or kept, and descriptors are opened, read and closed by
+ * system calls of our own, past wrappers whose table of descriptors is the parent's.
  */
+#include "service/base/image.h"
+
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "service/base/compiler.h"
-#include "service/cli/cli.h"
 
 #define HEADERS 128    /* program headers looked at */
+#define LOADER 256     /* bytes of a loader's path: longer ones are not compared */
 #define NOTE_BYTES 512 /* of each note segment */
 #define SCRIPTS 4      /* interpreters that are scripts themselves, as the kernel allows */
 #define LINE 256       /* of a script's first line, as the kernel reads it */
 
-/* The file execvp() would run, as far as it can be told; @path has PATH_MAX bytes. */
-static const char *find(const char *command, char *path)
+static int file_open(const char *path)
+{
+	return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+}
+
+static ssize_t file_read(int fd, void *buf, size_t len, uint64_t at)
+{
+	return syscall(SYS_pread64, fd, buf, len, (off_t)at);
+}
+
+const char *image_find(const char *command, char *path)
 {
 	const char *dirs = getenv("PATH");
 
@@ -55,14 +69,14 @@ static const char *base(const char *path)
 
 struct elf {
 	bool judged, dynamic, go;
-	char loader[PATH_MAX];
+	char loader[LOADER];
 };
 
 /* Go's linker leaves a note of its own, perhaps beside others. */
 static bool has_go_note(int fd, const Elf64_Phdr *ph)
 {
 	char notes[NOTE_BYTES];
-	ssize_t len = pread(fd, notes, MIN((size_t)ph->p_filesz, sizeof(notes)), (off_t)ph->p_offset);
+	ssize_t len = file_read(fd, notes, MIN((size_t)ph->p_filesz, sizeof(notes)), ph->p_offset);
 	size_t at = 0, n = len > 0 ? (size_t)len : 0;
 
 	while (at + sizeof(Elf64_Nhdr) + 4 <= n) {
@@ -89,7 +103,7 @@ static void elf_read(int fd, const Elf64_Ehdr *eh, struct elf *e)
 	for (unsigned i = 0; i < eh->e_phnum; i++) {
 		Elf64_Phdr ph;
 
-		if (pread(fd, &ph, sizeof(ph), (off_t)(eh->e_phoff + i * sizeof(ph))) != sizeof(ph))
+		if (file_read(fd, &ph, sizeof(ph), eh->e_phoff + i * sizeof(ph)) != sizeof(ph))
 			return;
 		if (ph.p_type == PT_NOTE && has_go_note(fd, &ph))
 			e->go = true;
@@ -97,7 +111,7 @@ static void elf_read(int fd, const Elf64_Ehdr *eh, struct elf *e)
 			continue;
 		e->dynamic = true;
 		if (ph.p_filesz >= sizeof(e->loader) ||
-		    pread(fd, e->loader, ph.p_filesz, (off_t)ph.p_offset) != (ssize_t)ph.p_filesz)
+		    file_read(fd, e->loader, ph.p_filesz, ph.p_offset) != (ssize_t)ph.p_filesz)
 			e->loader[0] = 0;
 	}
 	e->judged = true;
@@ -106,27 +120,30 @@ static void elf_read(int fd, const Elf64_Ehdr *eh, struct elf *e)
 /* This program's own loader, for comparison: the library needs the same. */
 static bool is_other_loader(const char *loader)
 {
-	static struct elf own;
-	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	int fd = file_open("/proc/self/exe");
+	struct elf own = {.loader = ""};
 	Elf64_Ehdr eh;
 
 	if (fd < 0)
 		return false;
-	if (pread(fd, &eh, sizeof(eh), 0) == sizeof(eh))
+	if (file_read(fd, &eh, sizeof(eh), 0) == sizeof(eh))
 		elf_read(fd, &eh, &own);
-	close(fd);
+	syscall(SYS_close, fd);
 	return own.loader[0] && loader[0] && strcmp(base(own.loader), base(loader)) != 0;
 }
 
-static const char *elf_obstacle(int fd, const Elf64_Ehdr *eh)
+/* *@err: it cannot be judged. */
+static const char *elf_obstacle(int fd, const Elf64_Ehdr *eh, int *err)
 {
-	static struct elf e;
+	struct elf e;
 
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64)
 		return "it is not a 64-bit program";
 	elf_read(fd, eh, &e);
-	if (!e.judged)
+	if (!e.judged) {
+		*err = ENOEXEC;
 		return NULL;
+	}
 	if (!e.dynamic)
 		return e.go ? "it is a statically linked Go program" : "it is statically linked";
 	if (e.go)
@@ -152,16 +169,17 @@ static const char *privilege_obstacle(int fd)
 /* ---- scripts ---- */
 
 /*
- * What a script's first line runs, in @line, which is cut up; env(1) is looked through.
- * Returns NULL if there is no such line.
+ * What a script's first line runs, in @line, which is cut up; NULL if there is no such line.
+ * env(1) is looked through: *@search, what it runs is looked for in PATH.
  */
-static const char *script_interpreter(char *line)
+static const char *script_interpreter(char *line, bool *search)
 {
 	char *save, *word;
 
 	line[strcspn(line, "\n")] = 0;
 	word = strtok_r(line + 2, " \t\r", &save);
-	if (!word || strcmp(base(word), "env") != 0)
+	*search = word && !strcmp(base(word), "env");
+	if (!*search)
 		return word;
 	do {
 		word = strtok_r(NULL, " \t\r", &save);
@@ -169,31 +187,43 @@ static const char *script_interpreter(char *line)
 	return word;
 }
 
-const char *cli_obstacle(const char *command, char *path)
+const char *image_obstacle(const char *file, char *path, int *err)
 {
 	char line[LINE + 1];
 	const char *why = NULL;
 
-	for (int i = 0; i <= SCRIPTS && command; i++) {
-		const char *file = find(command, path);
-		int fd = file ? open(file, O_RDONLY | O_CLOEXEC) : -1;
+	*err = ELOOP;
+	for (int i = 0; i <= SCRIPTS && file; i++) {
+		int fd = file_open(file);
+		bool search = false;
 		Elf64_Ehdr eh;
 		ssize_t n;
 
-		if (fd < 0)
+		if (fd < 0) {
+			*err = errno;
 			return NULL;
-		command = NULL;
-		n = pread(fd, line, LINE, 0);
+		}
+		if (file != path)
+			snprintf(path, PATH_MAX, "%s", file);
+		file = NULL;
+		n = file_read(fd, line, LINE, 0);
 		if (n > 2 && line[0] == '#' && line[1] == '!') {
 			line[n] = 0;
-			command = script_interpreter(line); /* privilege bits of a script mean nothing */
+			file = script_interpreter(line, &search); /* privilege bits of a script mean nothing */
+			if (file && search)
+				file = image_find(file, path);
+			if (!file)
+				*err = ENOENT;
 		} else if (n >= (ssize_t)sizeof(eh) && !memcmp(line, ELFMAG, SELFMAG)) {
 			memcpy(&eh, line, sizeof(eh));
+			*err = 0;
 			why = privilege_obstacle(fd);
 			if (!why)
-				why = elf_obstacle(fd, &eh);
+				why = elf_obstacle(fd, &eh, err);
+		} else {
+			file = "/bin/sh"; /* what execvp() does with a text */
 		}
-		close(fd);
+		syscall(SYS_close, fd);
 	}
 	return why;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Within shadow/: netlink requests and rtnetlink dumps. Main thread. */
-#ifndef SHADOW_NETLINK_H
-#define SHADOW_NETLINK_H
+/* Netlink requests and rtnetlink dumps. Main thread. */
+#ifndef SERVICE_BASE_NETLINK_H
+#define SERVICE_BASE_NETLINK_H
 
 #include <libmnl/libmnl.h>
 #include <stdint.h>

@@ -2,9 +2,10 @@
 /*
  * netlink requests and dumps by libmnl, each on a socket of its own, so that no
  * notification gets between question and answer. The kernel answers within the system
- * calls. Main thread: at start, for the addresses after lost notifications, and at a return.
+ * calls. Main thread: at start and stop, for the addresses after lost notifications, and at a
+ * return.
  */
-#include "shadow/netlink.h"
+#include "service/base/netlink.h"
 
 #include <errno.h>
 #include <linux/rtnetlink.h>

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which sockets are tracked, and the service that may adopt them: reaching it, a socket from its
+ * first descriptor to its last, a fork's child. Not in a packet's way. Any thread.
+ *
+ * Invariants: a socket's memory is used again for sockets alone, so that a stale pointer may
+ * look at its `file`. The service is looked for by one thread at a time, and nobody waits.
+ */
+#define _GNU_SOURCE 1
+#include "preload/sock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+
+#include "preload/share.h"
+#include "preload/wait.h"
+#include "service/base/clock.h"
+#include "service/ipc/msg.h"
+
+#define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
+
+_Atomic(struct core *) sock_core;
+static char service_path[108]; /* written once */
+bool sock_verbose;
+_Atomic bool sock_stay;
+
+static struct pool sock_pool = {.size = sizeof(struct sock)};
+static struct lock service_lock;
+static _Atomic uint64_t service_next_ns;
+static pthread_once_t service_once = PTHREAD_ONCE_INIT;
+
+/* ---- the service ---- */
+
+static void own_fd(int fd, bool is_own)
+{
+	if (is_own)
+		fd_set_file(fd, NULL);
+	else
+		fd_forget(fd);
+}
+
+static void service_init(void)
+{
+	const char *v = getenv("TAPAS_VERBOSE"), *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
+
+	/* kept: servers such as nginx wipe the environment before their workers get here */
+	if (strlen(path) < sizeof(service_path))
+		strcpy(service_path, path);
+	sock_verbose = v && *v && *v != '0';
+	core_fd_hook = own_fd;
+	fd_start();
+	inherit_start();
+	pthread_atfork(NULL, NULL, sock_child);
+}
+
+void sock_child(void)
+{
+	inherit_forked();
+	share_child();
+	shell_child();
+	fd_child();
+	atomic_store(&sock_core, NULL);
+	atomic_store(&service_next_ns, 0);
+	service_lock.owner = 0;
+	sock_pool.lock.owner = 0;
+	ep_child();
+	wait_child();
+}
+
+bool sock_service_busy(void)
+{
+	return clock_now_ns() >= atomic_load_explicit(&service_next_ns, memory_order_relaxed) ||
+	       atomic_load_explicit(&service_lock.owner, memory_order_relaxed);
+}
+
+struct core *sock_service(void)
+{
+	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
+	uint64_t now;
+	int saved = errno;
+
+	if (c && !core_is_dead(c))
+		return c;
+	now = clock_now_ns();
+	if (now < atomic_load_explicit(&service_next_ns, memory_order_relaxed) || !lock_try(&service_lock))
+		return NULL;
+	c = atomic_load_explicit(&sock_core, memory_order_acquire);
+	if (!c || core_is_dead(c)) {
+		int cancel;
+
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+		c = NULL;
+		if (core_open(service_path, &c) < 0)
+			c = NULL;
+		/* pairs with the acquire loads above */
+		atomic_store_explicit(&sock_core, c, memory_order_release);
+		atomic_store_explicit(&service_next_ns, clock_now_ns() + RETRY_NS, memory_order_relaxed);
+		pthread_setcancelstate(cancel, NULL);
+	}
+	lock_drop(&service_lock);
+	errno = saved;
+	return c;
+}
+
+/* ---- tracking ---- */
+
+struct sock *sock_track(int fd, bool nonblock)
+{
+	struct sock *s;
+
+	pthread_once(&service_once, service_init);
+	if ((unsigned)fd >= FD_MAX)
+		return NULL;
+	s = pool_get(&sock_pool);
+	if (!s)
+		return NULL;
+	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
+	memset((char *)s + offsetof(struct sock, state), 0, sizeof(*s) - offsetof(struct sock, state));
+	s->file.type = FILE_SOCK;
+	s->slot = SLOT_NONE;
+	s->fd = fd;
+	s->nonblock = nonblock;
+	s->generation = atomic_load_explicit(&inherit_generation, memory_order_relaxed);
+	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
+	fd_set_file(fd, &s->file);
+	return s; /* with the caller's reference */
+}
+
+struct sock *sock_get(int fd)
+{
+	struct file *f = file_get(fd);
+
+	if (!f)
+		return NULL;
+	if (f->type == FILE_SOCK)
+		return container_of(f, struct sock, file);
+	file_put(f);
+	return NULL;
+}
+
+struct sock *sock_next(int *fd)
+{
+	int top = fd_top();
+
+	while (++*fd <= top) {
+		struct sock *s = file_get_any(*fd) ? sock_get(*fd) : NULL;
+
+		if (s)
+			return s;
+	}
+	return NULL;
+}
+
+void file_free(struct file *f)
+{
+	if (f->type == FILE_SOCK)
+		sock_free(container_of(f, struct sock, file));
+	else if (f->type == FILE_EPOLL)
+		ep_free(f);
+}
+
+void file_closed(struct file *f)
+{
+	if (f->type == FILE_SOCK)
+		sock_closed(container_of(f, struct sock, file));
+	else if (f->type == FILE_EPOLL)
+		ep_closed(f);
+}
+
+void sock_closed(struct sock *s)
+{
+	held_reap();
+	if (s->listener_asked && s->listen_core)
+		core_unlisten(s->listen_core, s->fd);
+	if (!lock_take(&s->lock))
+		return;
+	/* the service may hold a duplicate for a moment, and with it Linux would go on to tell of a descriptor that is closed */
+	if (s->slot != SLOT_NONE && !share_is(s))
+		ep_items_forget(s);
+	ep_items_remove(s);
+	if (s->slot != SLOT_NONE)
+		atomic_store_explicit(&core_slot(s->core, s->slot)->fd_plus1, s->late_fd ? (uint32_t)s->late_fd + 1 : 0,
+				      memory_order_relaxed);
+	lock_drop(&s->lock);
+}
+
+void slot_release(struct sock *s)
+{
+	if (s->slot == SLOT_NONE)
+		return;
+	core_slot_put(s->core, s->slot);
+	core_context_put(s->core, s->context);
+	s->slot = SLOT_NONE;
+}
+
+void sock_free(struct sock *s)
+{
+	if (s->items && lock_take(&s->lock)) { /* left by a close inside a signal handler */
+		ep_items_remove(s);
+		lock_drop(&s->lock);
+	}
+	slot_release(s);
+	if (!share_forget(s))
+		return;
+	if (s->late_fd) {
+		fd_forget(s->late_fd);
+		syscall(SYS_close, s->late_fd);
+	}
+	pool_put(&sock_pool, s);
+}
+
+void sock_listen(struct sock *s, int fd)
+{
+	struct core *c = sock_service();
+	struct core_policy policy;
+	int saved = errno;
+
+	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
+		return;
+	if (!core_listen(c, fd, &policy) && lock_take(&s->lock)) {
+		s->policy = policy;
+		s->policy_known = true;
+		lock_drop(&s->lock);
+	}
+	s->listen_core = c;
+	s->listener_asked = true;
+	s->listener_asking = false;
+	errno = saved;
+}
