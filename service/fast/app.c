@@ -209,7 +209,6 @@ void app_info(struct fast_thread *t, struct flow *f)
 	STATS_SET(s->rto_us, f->rtt.rto_us);
 	STATS_SET(s->mss, f->mss);
 	STATS_SET(s->cwnd_bytes, f->cwnd);
-	STATS_SET(s->peer_wnd, f->snd_wnd);
 	STATS_SET(s->rate_kbps, (uint32_t)(f->rate_bps / 125));
 	app_counts(t, f);
 }
@@ -224,6 +223,7 @@ void app_counts(struct fast_thread *t, const struct flow *f)
 	STATS_SET(s->data_segs_in, atomic_load_explicit(&st->data_segs_in, memory_order_relaxed));
 	STATS_SET(s->data_segs_out, atomic_load_explicit(&st->data_segs_out, memory_order_relaxed));
 	STATS_SET(s->snd_sent, MIN(f->snd_max, f->snd_end));
+	STATS_SET(s->peer_wnd, f->snd_wnd);
 	STATS_SET(s->timeouts, f->retries | (f->flags & FLOW_PERSIST ? IPC_PROBES : 0));
 	if (unlikely(f->rexmit_bytes)) {
 		uint32_t sent = atomic_load_explicit(&st->rexmit_segments, memory_order_relaxed);

@@ -141,7 +141,7 @@ void app_acked(struct fast_thread *t, struct flow *f);
 /* With IPC_OPT_LOWAT, after a transmission. */
 void app_sent(struct fast_thread *t, struct flow *f);
 void app_info(struct fast_thread *t, struct flow *f);
-/* Publish what TCP_INFO counts: of all that was sent and received; that a segment came. */
+/* Publish what TCP_INFO counts, of all that was sent and received, and the peer's window; that a segment came. */
 void app_counts(struct fast_thread *t, const struct flow *f);
 void app_heard(struct fast_thread *t, const struct flow *f, bool data);
 void app_wake(struct fast_thread *t);

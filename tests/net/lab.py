@@ -29,7 +29,7 @@ ASAN_LIBRARY = os.environ.get("TAPAS_ASAN_LIBRARY", "")
 FULL = os.environ.get("TAPAS_FULL", "") not in ("", "0")
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
-READY_S = 5.0
+READY_S = 20.0
 
 from frames import checksum
 

@@ -548,16 +548,18 @@ static void notsent_bound(void)
 
 	fcntl(c->fd, F_SETFL, O_NONBLOCK);
 	tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat)), "TCP_NOTSENT_LOWAT");
-	for (int tries = 0; tries < 60; tries++) { /* until the peer's window is closed */
+	for (int tries = 0, open = 0; tries < 60; tries++) {
 		ssize_t n;
 
 		pattern_fill(big, 10000, 3, (uint64_t)total);
 		n = write(c->fd, big, 10000);
 		if (n > 0) {
 			total += n;
-			tries = 0;
+			tries = open = 0;
 		} else {
 			pause_ms(5);
+			if (!peer_is_full(c->fd) && ++open < 600)
+				tries = 0;
 		}
 	}
 	tell(ioctl(c->fd, SIOCOUTQNSD, &unsent), "SIOCOUTQNSD");

@@ -437,11 +437,22 @@ void await_reset(int fd)
 	await_poll(fd, 0);
 }
 
+bool peer_is_full(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+	int saved = errno;
+	bool full = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || !info.tcpi_snd_wnd;
+
+	errno = saved;
+	return full;
+}
+
 int64_t fill_up(int fd)
 {
 	static char block[30000];
 	int64_t total = 0;
-	int stuck = 0;
+	int stuck = 0, open = 0;
 
 	memset(block, 'f', sizeof(block));
 	while (stuck < 13) {
@@ -449,12 +460,13 @@ int64_t fill_up(int fd)
 
 		if (n > 0) {
 			total += n;
-			stuck = 0;
-		} else {
-			/* what is under way may still make room, and the peer delays its ACK */
-			pause_ms(20);
-			stuck++;
+			stuck = open = 0;
+			continue;
 		}
+		/* what is under way may still make room, and the peer delays its ACK */
+		pause_ms(20);
+		/* while the window is open, nobody has come to send it yet */
+		stuck = peer_is_full(fd) || ++open > WAIT_MS / 20 ? stuck + 1 : 1;
 	}
 	return total;
 }

@@ -161,8 +161,9 @@ void await_in(int fd, int bytes);    /* so many bytes can be read */
 void await_poll(int fd, int events); /* poll() says one of these (or ERR or HUP) */
 void await_reset(int fd);
 void pause_ms(int ms);
-int64_t fill_up(int fd); /* non-blocking writes until nothing more goes; returns the bytes (of 'f') */
-double seconds(void);    /* of a steady clock */
+bool peer_is_full(int fd); /* its window is closed */
+int64_t fill_up(int fd);   /* non-blocking writes until nothing more goes; returns the bytes (of 'f') */
+double seconds(void);      /* of a steady clock */
 
 /* ---- signals ---- */
 
