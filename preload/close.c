@@ -15,6 +15,7 @@
 #include <linux/close_range.h>
 
 #include "preload/share.h"
+#include "preload/user.h"
 #include "preload/wait.h"
 
 static int fail(int err)
@@ -116,12 +117,13 @@ static void range_closed(void)
 /* Close [first, last] but for the library's own. */
 static int range(unsigned first, unsigned last, int flags)
 {
-	bool keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork(), lost = false;
+	bool keep, lost = false;
 	unsigned from = first;
 	int ret = 0;
 
-	if (first > last || (flags & ~(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
+	if (user_is_confined() || first > last || (flags & ~(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
 		return libc()->close_range(first, last, flags); /* refused */
+	keep = (flags & CLOSE_RANGE_CLOEXEC) || fd_in_vfork();
 	for (unsigned i = first; i <= last && i < FD_MAX && !ret; i++) {
 		struct sock *s;
 

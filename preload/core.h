@@ -32,8 +32,8 @@ struct core {
 	const struct ipc_page *page;
 	const _Atomic uint64_t *words; /* NULL: no map of words */
 	uint32_t words_count, threads;
-	uint64_t app_id;
-	struct core_policy policy; /* for outgoing connections */
+	uint64_t app_id, sock_cookie; /* of the control socket */
+	struct core_policy policy;    /* for outgoing connections */
 	int sock, doorbell;
 	_Atomic uint32_t dead;        /* the service has gone, or this process has forked */
 	_Atomic uint32_t slots_used;  /* live slots */
@@ -111,6 +111,12 @@ bool core_prepare(struct core *c);
  * to Linux. The answer comes in @slot. Returns 0 or -errno.
  */
 int core_return(struct core *c, uint32_t slot, int fd, int number);
+
+/*
+ * The same in a forked child, by the control socket that it has from its parent (whose core @c is): nobody is answered.
+ * -EBADF: it is closed here.
+ */
+int core_return_heir(const struct core *c, int fd);
 
 /* Tell the service of a listener and ask for its policy. Returns 0 or -errno. */
 int core_listen(struct core *c, int fd, struct core_policy *out);

@@ -298,11 +298,18 @@ static int ep_call(struct ep_call *call)
 	return n;
 }
 
+/* Is it none of ours, and has nothing of ours in it? */
+static bool is_kernels(int epfd)
+{
+	return !file_get_any(epfd) &&
+	       (!atomic_load_explicit(&ep_tags_used, memory_order_relaxed) || user_is_confined());
+}
+
 PUBLIC int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
 {
 	struct ep_call call = {.epfd = epfd, .max = max, .events = events, .mask = mask};
 
-	if (!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed))
+	if (is_kernels(epfd))
 		return libc()->epoll_pwait(epfd, events, max, timeout, mask);
 	call.deadline = wait_until_ms(timeout);
 	return ep_call(&call);
@@ -312,7 +319,7 @@ PUBLIC int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout
 {
 	struct ep_call call = {.epfd = epfd, .max = max, .events = events};
 
-	if (!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed))
+	if (is_kernels(epfd))
 		return libc()->epoll_wait(epfd, events, max, timeout);
 	call.deadline = wait_until_ms(timeout);
 	return ep_call(&call);
@@ -327,8 +334,7 @@ PUBLIC int epoll_pwait2(int epfd, struct epoll_event *events, int max, const str
 		errno = ENOSYS;
 		return -1;
 	}
-	if ((!file_get_any(epfd) && !atomic_load_explicit(&ep_tags_used, memory_order_relaxed)) ||
-	    !wait_until(timeout, &call.deadline))
+	if (is_kernels(epfd) || !wait_until(timeout, &call.deadline))
 		return libc()->epoll_pwait2(epfd, events, max, timeout, mask);
 	return ep_call(&call);
 }

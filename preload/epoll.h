@@ -79,6 +79,8 @@ static inline bool ep_has_kernel(struct ep *ep)
 
 /* A descriptor of the instance that is open at present, or -1. */
 int ep_fd(struct ep *ep);
+/* The kernel's set holds what the application put into it, and nothing of ours. */
+void ep_plain(struct ep *ep);
 /* Listen to a context of @c. ep->lock not held. */
 bool ep_listen(struct ep *ep, struct core *c, uint32_t context);
 
@@ -106,6 +108,8 @@ void ep_all_failed(struct ep *ep);
 /* s->lock held. Takes it out of both lists. */
 void item_remove(struct item *it);
 void item_child(void);
+/* The kernel's set knows the items of @s, which is Linux's, by the application's own data. s->lock held. */
+void ep_items_plain(struct sock *s);
 /* The item of a tag that the kernel gave back for @ep: its data, and it is disabled. False: it is no member now. */
 bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data);
 

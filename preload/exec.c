@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "preload/inherit.h"
+#include "preload/user.h"
 #include "service/base/image.h"
 
 #define LIST_MAX 100000 /* Linux takes 128 KiB in one string */
@@ -50,7 +51,7 @@ static void env_copy(char **out, char *const envp[], char *entry)
 /* Bytes for what a new image must be told; 0: nothing. */
 static size_t exec_room(const void *key)
 {
-	size_t n = fd_top() < 0 ? 0 : inherit_count(key);
+	size_t n = fd_top() < 0 || user_is_confined() ? 0 : inherit_count(key);
 
 	return n ? MIN(sizeof(INHERIT_ENV) + n * INHERIT_ENTRY, (size_t)LIST_MAX) : 0;
 }

@@ -10,6 +10,7 @@
 #include "preload/fd.h"
 
 #include "preload/inherit.h"
+#include "preload/user.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -91,7 +92,8 @@ void fd_child(void)
 			atomic_store_explicit(&fd_table[i], NULL, memory_order_relaxed);
 	}
 	atomic_store(&fd_highest, highest);
-	atomic_store(&fd_owner, getpid());
+	if (!user_is_confined())
+		atomic_store(&fd_owner, getpid());
 	atomic_store(fd_here, 1);
 }
 

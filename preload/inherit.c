@@ -25,8 +25,10 @@
 #include <sys/syscall.h>
 
 #include "preload/share.h"
+#include "service/base/clock.h"
 
 #define NOTES 32
+#define ASK_NS (20 * NS_PER_MS) /* between two requests of which one may have come too early */
 
 _Atomic uint32_t inherit_generation;
 
@@ -58,6 +60,8 @@ void inherit_child(struct sock *s)
 
 	s->lock.owner = s->tx_lock.owner = 0;
 	s->items = NULL; /* `first`, if it was used, stays as it was: see lend_use() */
+	if (state == SOCK_FAST || state == SOCK_ADOPTING)
+		s->heir_of = s->core;
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */
@@ -76,6 +80,28 @@ bool inherit_has_filter(int fd)
 	return !libc()->getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) && len > 0;
 }
 
+/*
+ * The service cannot be reached: a child that has changed its root or user, or may open no descriptor. It can still ask
+ * by its parent's control socket. The answer is to be seen at the socket itself: it is marked, so nobody adopts it, and
+ * once it is the connection it stays so. False: there is no service. s->lock held.
+ */
+static bool claim_as_heir(struct sock *s)
+{
+	uint64_t now = clock_now_ns();
+	int err;
+
+	share_mark(s);
+	if (share_is_whole(s->fd)) {
+		atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+		return true;
+	}
+	if (s->heir_asked_ns && now - s->heir_asked_ns < ASK_NS)
+		return true;
+	s->heir_asked_ns = now;
+	err = core_return_heir(s->heir_of, s->fd);
+	return !err || err == -EAGAIN || err == -ETOOMANYREFS;
+}
+
 /* No service to ask: if it left orderly the socket is Linux's, else nobody knows the stream any more. */
 static void claim_alone(struct sock *s)
 {
@@ -92,7 +118,7 @@ void inherit_claim(struct sock *s)
 	int slot, context;
 
 	if (!c) {
-		if (!sock_service_busy())
+		if (!sock_service_busy() && !(s->heir_of && claim_as_heir(s)))
 			claim_alone(s);
 		return;
 	}

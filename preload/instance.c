@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "preload/user.h"
 
 static struct pool ep_pool = {.size = sizeof(struct ep)};
 
@@ -18,7 +19,7 @@ static void ep_track(int epfd)
 {
 	struct ep *ep;
 
-	if ((unsigned)epfd >= FD_MAX)
+	if ((unsigned)epfd >= FD_MAX || user_is_confined())
 		return;
 	fd_start();
 	lend_start();
@@ -89,6 +90,23 @@ bool ep_listen(struct ep *ep, struct core *c, uint32_t context)
 	if (old && old != c)
 		ep_all_failed(ep);
 	return ep_mix(ep) && ok;
+}
+
+void ep_plain(struct ep *ep)
+{
+	struct core *c = atomic_load_explicit(&ep->core, memory_order_acquire);
+	struct epoll_event none = {0};
+	int epfd = ep_fd(ep);
+
+	if (!lock_take(&ep->lock))
+		return;
+	if (ep->mixed)
+		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, ep->kick, &none);
+	for (uint64_t m = atomic_load_explicit(&ep->contexts, memory_order_acquire); c && !ep->mixed && m; m &= m - 1)
+		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, core_context_fd(c, (uint32_t)__builtin_ctzll(m)), &none);
+	if (c && !ep->mixed)
+		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, c->sock, &none);
+	lock_drop(&ep->lock);
 }
 
 PUBLIC int epoll_create(int size)

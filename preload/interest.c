@@ -257,6 +257,23 @@ void ep_items_to_kernel(struct sock *s)
 	}
 }
 
+void ep_items_plain(struct sock *s)
+{
+	for (struct item *it = s->items; it; it = it->sock_next) {
+		struct epoll_event ev = {.events = it->events, .data.u64 = it->data};
+
+		if (!(it->events & EPOLLONESHOT) || !lock_take(&it->ep->lock))
+			continue;
+		if (it->where == ITEM_PARKED) { /* it has fired: the application's MOD must find it */
+			ev.events &= EP_FLAGS;
+			libc()->epoll_ctl(ep_fd(it->ep), EPOLL_CTL_ADD, it->fd, &ev);
+		} else if (!it->disabled) {
+			libc()->epoll_ctl(ep_fd(it->ep), EPOLL_CTL_MOD, it->fd, &ev);
+		}
+		lock_drop(&it->ep->lock);
+	}
+}
+
 void ep_items_remove(struct sock *s)
 {
 	struct item *last = NULL;

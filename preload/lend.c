@@ -132,6 +132,10 @@ static void fork_prepare(void)
 {
 	int top = fd_top(), saved = errno;
 
+	nheirs = 0;
+	heirs = MAP_FAILED;
+	if (user_is_confined())
+		return;
 	if (!shares) {
 		void *p =
 			mmap(NULL, SHARES * sizeof(*shares), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -140,7 +144,6 @@ static void fork_prepare(void)
 	}
 	heirs_len = ((size_t)top + 1) * sizeof(struct heir);
 	heirs = mmap(NULL, heirs_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	nheirs = 0;
 	for (int i = 0; i <= top && shares && heirs != MAP_FAILED; i++) {
 		struct file *f = file_get(i);
 

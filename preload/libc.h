@@ -76,6 +76,7 @@
 	X(int, aio_write, (struct aiocb *))                                                                     \
 	X(int, lio_listio, (int, struct aiocb *const *, int, struct sigevent *))                                \
 	X(long, syscall, (long, ...))                                                                           \
+	X(int, prctl, (int, ...))                                                                               \
 	X(int, poll, (struct pollfd *, nfds_t, int))                                                            \
 	X(int, ppoll, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))                     \
 	X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                                   \

@@ -96,7 +96,7 @@ static void set_undo(void *arg)
 
 void poll_thread_exit(void)
 {
-	if (kept)
+	if (kept && !user_is_confined())
 		munmap(kept, kept->len);
 	kept = NULL;
 }

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "preload/user.h"
 
 #define BUCKETS 1024u
 
@@ -40,6 +41,21 @@ static bool mark_set(int fd, short type)
 	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = IPC_USED_BYTE, .l_len = 1};
 
 	return !syscall(SYS_fcntl, fd, F_SETLK, &l);
+}
+
+void share_mark_open(struct sock *s)
+{
+	struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = IPC_USED_BYTE, .l_len = 1};
+
+	syscall(SYS_fcntl, s->fd, F_OFD_SETLK, &l);
+}
+
+bool share_is_whole(int fd)
+{
+	struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = IPC_RESTORED_BYTE, .l_len = 1};
+
+	/* in this order: the lock is there before the filter goes */
+	return !inherit_has_filter(fd) && !syscall(SYS_fcntl, fd, F_GETLK, &l) && l.l_type == F_UNLCK;
 }
 
 bool share_mark(struct sock *s)
@@ -218,7 +234,7 @@ void share_received(const struct msghdr *m)
 	int saved = errno, fd;
 	struct sock *s;
 
-	if (!m->msg_control || m->msg_controllen < CMSG_LEN(sizeof(int)))
+	if (user_is_confined() || !m->msg_control || m->msg_controllen < CMSG_LEN(sizeof(int)))
 		return;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR((struct msghdr *)(uintptr_t)m, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)

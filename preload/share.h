@@ -27,6 +27,10 @@ void share_note(struct sock *s);
 /* This process uses it in the kernel. False: another one has had it adopted (or there is a filter of the program's). */
 bool share_mark(struct sock *s);
 void share_mark_fd(int fd); /* the same for a socket that is not ours */
+/* The same for good: neither closing nor forking changes it. */
+void share_mark_open(struct sock *s);
+/* Is the socket of @fd the connection: no shadow, and not about to be made it again? Ask after share_mark(). */
+bool share_is_whole(int fd);
 /* About to be adopted: this process does not use it in the kernel. s->lock held. */
 void share_unmark(struct sock *s);
 /* A descriptor of @s was closed, and with it the mark. */

@@ -169,8 +169,13 @@ static void try_later(struct sock *s)
 static void adopt_try(struct sock *s, int fd)
 {
 	int saved = errno;
-	struct core *c = sock_service();
+	struct core *c;
 
+	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
+		s->try_at = NEVER;
+		return;
+	}
+	c = sock_service();
 	if (c && !s->policy_known && lock_try(&s->lock)) {
 		if (!s->policy_known) {
 			s->policy = c->policy;
@@ -185,9 +190,7 @@ static void adopt_try(struct sock *s, int fd)
 		errno = saved;
 		return;
 	}
-	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
-		s->try_at = NEVER;
-	} else if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes)) {
+	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes)) {
 		if (!core_prepare(c) || !lock_try(&s->lock)) {
 			errno = saved;
 			return;

@@ -100,6 +100,8 @@ struct sock {
 	_Atomic uint64_t bytes, try_bytes;
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
+	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
+	uint64_t heir_asked_ns;  /* when it was last asked for by the parent's control socket */
 	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
 	uint32_t generation;     /* inherit_generation when it was made */
 	_Atomic bool shared;     /* another process may hold it, not only by a fork after it was made: see share.c */

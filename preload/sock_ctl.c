@@ -59,7 +59,7 @@ static struct sock *listener_get(int fd)
 
 	if (file_get_any(fd))
 		return sock_get(fd);
-	if (!is_tcp(fd))
+	if (user_is_confined() || !is_tcp(fd))
 		return NULL;
 	s = sock_track(fd, (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
 	if (s)

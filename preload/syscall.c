@@ -10,11 +10,13 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
 
 #include "preload/handback.h"
+#include "preload/sandbox.h"
 #include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
@@ -202,6 +204,8 @@ PUBLIC long syscall(long nr, ...)
 	va_start(ap, nr);
 	args = args_get(ap);
 	va_end(ap);
+	if (user_is_confined())
+		return to_kernel(nr, x);
 	switch (nr) {
 	case SYS_read:
 	case SYS_write:
@@ -265,6 +269,12 @@ PUBLIC long syscall(long nr, ...)
 		return setsockopt(INT(0), INT(1), INT(2), PTR(3), (socklen_t)x->a[4]);
 	case SYS_execve:
 		return execve(PTR(0), PTR(1), PTR(2));
+	case SYS_prctl:
+		return prctl(INT(0), x->a[1], x->a[2], x->a[3], x->a[4]);
+	case SYS_seccomp:
+		if (sandbox_is_seccomp(UINT(0), PTR(2)))
+			sandbox_enter();
+		return to_kernel(nr, x);
 	case SYS_io_uring_setup:
 		handback_all();
 		return to_kernel(nr, x);

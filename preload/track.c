@@ -15,6 +15,7 @@
 #include <sys/auxv.h>
 
 #include "preload/share.h"
+#include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
 #include "service/ipc/msg.h"
@@ -110,6 +111,8 @@ struct sock *sock_track(int fd, bool nonblock)
 {
 	struct sock *s;
 
+	if (user_is_confined())
+		return NULL;
 	pthread_once(&service_once, service_init);
 	if ((unsigned)fd >= FD_MAX)
 		return NULL;

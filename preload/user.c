@@ -47,6 +47,8 @@ struct range {
 	bool write;
 };
 
+_Atomic bool user_confined;
+
 static __thread struct range known[KNOWN] __attribute__((tls_model("initial-exec")));
 static __thread uint32_t known_next __attribute__((tls_model("initial-exec")));
 static __thread uint32_t looks __attribute__((tls_model("initial-exec")));
@@ -110,7 +112,7 @@ static bool ask_mapping(uintptr_t from, uintptr_t to, bool write)
 static bool ask(uintptr_t from, uintptr_t to, bool write)
 {
 	int saved = errno;
-	bool ok = ask_mapping(from, to, write) || ask_pages(from, to, write);
+	bool ok = !user_is_confined() && (ask_mapping(from, to, write) || ask_pages(from, to, write));
 
 	errno = saved;
 	return ok;

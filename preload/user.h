@@ -3,9 +3,20 @@
 #ifndef PRELOAD_USER_H
 #define PRELOAD_USER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/*
+ * The process has confined itself (sandbox.c): what the program does not do itself may end it, so the library makes no
+ * system call of its own any more. It stays set. Children have it too.
+ */
+extern _Atomic bool user_confined;
+static inline bool user_is_confined(void)
+{
+	return atomic_load_explicit(&user_confined, memory_order_relaxed);
+}
 
 /* Keep errno. A look into a small table if the thread has used the memory before. Async-signal-safe. */
 bool user_readable(const void *p, size_t len);

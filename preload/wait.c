@@ -51,6 +51,8 @@ static void waiter_reset(struct waiter *w)
 
 static void waiter_exit(void *arg)
 {
+	if (user_is_confined()) /* its descriptor may be the program's by now */
+		return;
 	waiter_reset(arg);
 	pool_put(&waiter_pool, arg);
 	waiter = NULL;

@@ -102,6 +102,8 @@ int sock_filter_detach(int fd);
 int sock_filter_attach_closed(int fd);
 /* Does a process say that it uses the socket in the kernel, and may not be the only one that holds it (IPC_USED_BYTE)? */
 bool sock_is_used(int fd);
+/* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
+void sock_restored_lock(int fd, bool on);
 /*
  * Read the exact state. Enters TCP_REPAIR, reads, leaves it without a probe (TCP_REPAIR_OFF_NO_WP),
  * restores SO_REUSEADDR. On error the socket is out of repair mode. Returns 0, reason > 0 or -errno.

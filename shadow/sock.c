@@ -229,6 +229,17 @@ bool sock_is_used(int fd)
 	return !fcntl(fd, F_GETLK, &l) && l.l_type != F_UNLCK;
 }
 
+void sock_restored_lock(int fd, bool on)
+{
+	struct flock l = {.l_type = on ? F_WRLCK : F_UNLCK,
+			  .l_whence = SEEK_SET,
+			  .l_start = IPC_RESTORED_BYTE,
+			  .l_len = 1};
+
+	if (fd >= 0)
+		fcntl(fd, F_OFD_SETLK, &l);
+}
+
 int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 {
 	uint64_t found = 0;

@@ -154,6 +154,14 @@ struct ipc_page {
  */
 #define IPC_USED_BYTE 0x7461706173ull
 
+/*
+ * While the service makes the socket the connection again it has a write lock (of the open file) on this byte, from
+ * before the shadow's filter goes until nothing more is to be done. A process that cannot be answered looks at both.
+ */
+#define IPC_RESTORED_BYTE (IPC_USED_BYTE + 1)
+
+#define IPC_SLOT_NONE UINT32_MAX /* in a RETURN: nobody is answered */
+
 /* Why a connection is with Linux: id, word for reports, explanation. */
 #define IPC_REASON_LIST(X)                                                                       \
 	X(NONE, "none", "")                                                                      \

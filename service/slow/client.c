@@ -149,6 +149,10 @@ static int client_return(struct slow *s, struct client *cl, const struct ipc_msg
 	struct leave_for asker = {.app = cl->app, .app_fd = (int)in->arg[1]};
 	uint32_t conn;
 
+	if (in->arg[0] == IPC_SLOT_NONE) { /* a child that has the control socket from its parent, and no slot */
+		leave_asked(s, NULL, fd);
+		return 0;
+	}
 	if (in->arg[0] >= IPC_SLOTS || in->arg[1] > INT_MAX)
 		return -EPROTO;
 	asker.slot = (uint32_t)in->arg[0];

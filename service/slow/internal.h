@@ -315,7 +315,7 @@ void demand_empty(struct slow *s);   /* the last connection has left the table *
 int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason);
 /* Another process holds the socket and uses it: the flow becomes its own. @fd is taken over. */
 void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int fd);
-/* An application asks that the connection be in Linux. @fd stays the caller's. */
+/* An application asks that the connection be in Linux. @asker may be NULL: it sees by itself. @fd stays the caller's. */
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd);
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z);
 void leave_failed(struct slow *s, struct conn *c); /* the flow died instead */

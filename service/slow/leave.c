@@ -119,7 +119,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	uint64_t cookie = 0;
 	socklen_t len = sizeof cookie;
 	struct conn *c = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? NULL : conn_find_cookie(s, cookie);
-	uint32_t held = asker->app->slot_conn[asker->slot];
+	uint32_t held = asker ? asker->app->slot_conn[asker->slot] : SLOW_NONE;
 	bool own;
 	int dup_fd;
 
@@ -127,7 +127,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 		c = &s->conns[held];
 		fd = -1;
 	}
-	own = c && c->app == asker->app && c->slot == asker->slot;
+	own = c && asker && c->app == asker->app && c->slot == asker->slot;
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_cancel(s, c, IPC_REASON_HANDED_BACK); /* answers the adopter's slot */
 		c = NULL;
@@ -135,14 +135,14 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 			return;
 	}
 	if (!c || c->failed || c->state == CONN_REMOVING) {
-		if (!own)
+		if (asker && !own)
 			app_slot_finish(s, asker->app, asker->slot, IPC_RETURNED, IPC_REASON_HANDED_BACK);
 		return;
 	}
-	if (!own && !c->asker.app) {
+	if (asker && !own && !c->asker.app) {
 		leave_hold(&c->asker, asker);
 		asker->app->slot_conn[asker->slot] = c->id;
-	} else if (!own) {
+	} else if (asker && !own) {
 		app_slot_finish(s, asker->app, asker->slot, IPC_RETURNED, IPC_REASON_RETRY);
 	}
 	if (c->state != CONN_FAST)

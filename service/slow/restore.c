@@ -106,6 +106,7 @@ static void restore_finish(struct slow *s, struct conn *c, bool ok)
 	char text[FLOW_KEY_TEXT_MAX];
 	uint64_t pause_ns = clock_now_ns() - c->leave_ns;
 
+	sock_restored_lock(c->fd, false);
 	s->pause_max_ns = MAX(s->pause_max_ns, pause_ns);
 	counter_add(&s->counters, ok ? CNT_RETURNED : CNT_RETURN_FAILED, 1);
 	log_debug("flow %u %s: %s after %u us: %s", c->id, flow_key_text(&c->key, text, sizeof text),
@@ -183,6 +184,7 @@ static void restore_resume(struct slow *s, struct conn *c)
  */
 static void restore_built(struct slow *s, struct conn *c)
 {
+	sock_restored_lock(c->fd, true);
 	sock_filter_detach(c->fd);
 	if (!c->frozen.fin_rcvd || c->frozen.fin_acked) {
 		restore_resume(s, c);
