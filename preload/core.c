@@ -386,9 +386,11 @@ void core_slot_put(struct core *c, uint32_t slot)
 		core_release(c);
 }
 
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context)
+int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves)
 {
-	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADOPT, .arg = {slot, opts, context, (uint64_t)number}};
+	struct ipc_msg m = {.magic = IPC_MAGIC,
+			    .type = IPC_MSG_ADOPT,
+			    .arg = {slot, opts, context, (uint64_t)number, halves}};
 	struct ipc_slot *s = core_slot(c, slot);
 	uint32_t before = atomic_load_explicit(&s->status, memory_order_relaxed);
 	int cancel, err;

@@ -96,9 +96,9 @@ void core_slot_put(struct core *c, uint32_t slot);
 /*
  * Ask the service to adopt socket @fd, number @number in the application. Sets the slot's
  * status to IPC_ADOPTING; the answer comes in the slot, through the bell of @context. Does not
- * block. Returns 0, or -errno with the slot as it was.
+ * block. Returns 0, or -errno with the slot as it was. @halves: IPC_HALF_*, for one that is FAST elsewhere; 0: both.
  */
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context);
+int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves);
 
 /*
  * Would an adoption begin at once? If not the service is asked to make that so; the connection

@@ -37,11 +37,27 @@ void inherit_forked(void)
 	atomic_fetch_add_explicit(&inherit_generation, 1, memory_order_seq_cst);
 }
 
+/* From here on the service can tell which halves of a connection this process still uses. */
+static void mark_all(void)
+{
+	int top = fd_top();
+
+	for (int fd = 0; fd <= top; fd++) {
+		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
+
+		if (s && sock_state(s) == SOCK_FAST)
+			stream_mark(&s->st);
+		if (s)
+			sock_put(s);
+	}
+}
+
 /* Threads that enter the kernel from here on say so themselves (share.c); those that are in it cannot. */
 static void fork_prepare(void)
 {
 	inherit_forked();
 	share_fork();
+	mark_all();
 }
 
 void inherit_start(void)
@@ -61,6 +77,8 @@ void inherit_child(struct sock *s)
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */
+	s->need = 0;
+	s->asked = false;
 	s->listener_asked = s->listener_asking = false;
 	s->listen_core = NULL;
 	if (state != SOCK_FAST && state != SOCK_ADOPTING)
@@ -327,6 +345,8 @@ static void list_heir(struct list *l, struct sock *s, int fd)
 	if (!cookie)
 		return;
 	share_note(s);
+	if (sock_state(s) == SOCK_FAST)
+		stream_mark(&s->st);
 	if (sock_state(s) != SOCK_LINUX) {
 		if (l->loads && fd > 2 && list_add(l, fd, cookie, false))
 			return;

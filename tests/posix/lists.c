@@ -3,11 +3,11 @@
 #include "tests/posix/posix.h"
 
 extern const struct test_case cases_flags[], cases_close[], cases_epoll[], cases_poll[], cases_dup[], cases_process[],
-	cases_option[], cases_connect[], cases_move[], cases_thread[], cases_uring[];
+	cases_option[], cases_connect[], cases_move[], cases_thread[], cases_uring[], cases_split[];
 
 const struct test_case *const case_lists[] = {
-	cases_flags,  cases_close,   cases_epoll, cases_poll,   cases_dup,   cases_process,
-	cases_option, cases_connect, cases_move,  cases_thread, cases_uring, NULL,
+	cases_flags,   cases_close, cases_epoll,  cases_poll,  cases_dup,   cases_process, cases_option,
+	cases_connect, cases_move,  cases_thread, cases_uring, cases_split, NULL,
 };
 
 const struct test_case *(*const case_matrices[])(void) = {matrix_read, matrix_write, matrix_option, NULL};
