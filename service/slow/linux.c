@@ -105,7 +105,8 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 	counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
 	log_debug("flow %u: reset by Linux, flags 0x%02x%s%s%s", c->id, seg->flags, c->local_fin ? ", closed" : "",
 		  c->orphan ? ", orphan" : "", c->peer_fin ? ", peer closed" : "");
-	if (c->failed || (c->local_fin && (c->orphan || c->peer_fin) && !(seg->flags & TCP_ACK))) {
+	/* the end of a process may have been noticed before its FIN */
+	if (c->failed || ((c->orphan || (c->local_fin && c->peer_fin)) && !(seg->flags & TCP_ACK))) {
 		verdict_answer(s, c, VERDICT_ACCEPT);
 		return;
 	}
