@@ -4,9 +4,11 @@
  * same socket has it in SOCK_AWAY. Not in a packet's way; any thread.
  *
  * A forked child, or a new image that was told by INHERIT_ENV, takes a connection over at its
- * first use: it asks for an adoption, and the service moves the flow into the child's memory. If
- * the process that lost it uses it again, it asks for the connection to be Linux's, where both
- * may use it. Nothing happens to what nobody uses: the usual child closes or executes.
+ * first use: it asks for an adoption, and the service moves the flow into the child's memory,
+ * whole, or, if the other process goes on with the other direction, the half that this use needs
+ * (IPC_ST_*_AWAY). If the process that lost it uses it again, it asks for the connection to be
+ * Linux's, where both may use it, or first for a half that the other one has never used. Nothing
+ * happens to what nobody uses: the usual child closes or executes.
  *
  * A connection that was Linux's at the fork, or at exec, may be adopted by any process that holds
  * it, but not while another one uses it: see share.c. What is given to an image that does not load

@@ -17,8 +17,9 @@
  * 1 is here, 2 to 6 in restore.c. From 2 on everything happens in one turn of the main thread, but for the wait for the mark,
  * and, after both FINs, for Linux to have heard of them. A second process (a forked
  * child, the receiver of a descriptor) is served by 1, a copy of the live bytes into its own
- * buffers, and CMD_INSTALL. A process that finds its connection moved away asks for it to be
- * in Linux, where both may use it.
+ * buffers, and CMD_INSTALL: of both halves of the connection, or of the one that it needs while
+ * the other process uses the other one. A process that uses what has moved away asks for the
+ * connection to be in Linux, where both may use it.
  */
 #include "service/slow/internal.h"
 
