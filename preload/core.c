@@ -439,9 +439,9 @@ bool core_prepare(struct core *c)
 	return false;
 }
 
-int core_return(struct core *c, uint32_t slot, int fd, int number)
+int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast)
 {
-	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {slot, (uint64_t)number}};
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {slot, (uint64_t)number, fast}};
 	int cancel, err;
 
 	if (core_is_dead(c))

@@ -108,9 +108,10 @@ bool core_prepare(struct core *c);
 
 /*
  * Ask the service to give the connection of socket @fd, number @number in the application, back
- * to Linux. The answer comes in @slot. Returns 0 or -errno.
+ * to Linux. The answer comes in @slot; with @fast, that it has the connection, it is the slot's end there, whoever brings
+ * it about. Returns 0 or -errno.
  */
-int core_return(struct core *c, uint32_t slot, int fd, int number);
+int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast);
 
 /* Tell the service of a listener and ask for its policy. Returns 0 or -errno. */
 int core_listen(struct core *c, int fd, struct core_policy *out);

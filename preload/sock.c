@@ -357,7 +357,7 @@ void sock_claim_start(struct sock *s)
 	} else {
 		if (s->items) /* watched from then on; who calls says so when it is Linux's */
 			share_mark(s);
-		err = core_return(s->core, s->slot, s->fd, s->fd);
+		err = core_return(s->core, s->slot, s->fd, s->fd, false);
 	}
 	if (err < 0) {
 		s->claiming = false;
@@ -621,7 +621,7 @@ void sock_need(struct sock *s, uint32_t halves)
 	    atomic_exchange_explicit(&s->asked, true, memory_order_relaxed))
 		return;
 	for (int i = 0; i < 100 && err == -EAGAIN; i++) { /* the service reads as fast as it can */
-		err = core_return(s->core, slot, s->fd, s->fd);
+		err = core_return(s->core, slot, s->fd, s->fd, true);
 		if (err == -EAGAIN)
 			syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
 	}
@@ -726,7 +726,7 @@ enum io sock_reenter(struct sock *s, bool dontwait, int dir)
 static int return_ask(struct sock *s, int fd)
 {
 	struct core *c = s->core;
-	int err = core_return(c, s->slot, fd, s->fd);
+	int err = core_return(c, s->slot, fd, s->fd, true);
 
 	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
 }

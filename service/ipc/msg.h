@@ -30,10 +30,11 @@ enum ipc_msg_type {
 			       [4] = IPC_HALF_*, 0: both; fd: the socket. Answered in the slot */
 	IPC_MSG_LISTEN,    /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
 			       arg[0] = 1 if its connections may be adopted, [1] = exchanges, [2] = bytes before adoption */
-	IPC_MSG_RETURN,    /* app: arg[0] = slot that gets the answer, [1] = descriptor number; fd: the socket. Give the
+	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, [1] = descriptor number, [2] = 1: the slot was FAST,
+			       so there is nothing to be answered if it is not any more; fd: the socket. Give the
 			       connection back to Linux, whichever process it is FAST in */
-	IPC_MSG_UNLISTEN,  /* app: arg[0] = descriptor number. No answer */
-	IPC_MSG_PREPARE,   /* app: there is going to be an ADOPT: attach XDP. No answer, but ipc_page.ready */
+	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
+	IPC_MSG_PREPARE,  /* app: there is going to be an ADOPT: attach XDP. No answer, but ipc_page.ready */
 	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats", "release ..."; answer: ADMIN, fd = memfd with JSON */
 	IPC_MSG_CAPTURE, /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
 	IPC_MSG_TYPES

@@ -156,12 +156,16 @@ static int client_return(struct slow *s, struct client *cl, const struct ipc_msg
 {
 	struct leave_for asker = {.app = cl->app, .app_fd = (int)in->arg[1]};
 	uint32_t conn;
+	bool is_own;
 
 	if (in->arg[0] >= IPC_SLOTS || in->arg[1] > INT_MAX)
 		return -EPROTO;
 	asker.slot = (uint32_t)in->arg[0];
 	conn = cl->app->slot_conn[asker.slot];
-	if (conn != SLOW_NONE && !conn_is_slot(&s->conns[conn], cl->app, asker.slot))
+	is_own = conn != SLOW_NONE && conn_is_slot(&s->conns[conn], cl->app, asker.slot);
+	if (in->arg[2] == 1 && !is_own)
+		return 0; /* it has been told already, and may have asked for something else in this slot */
+	if (conn != SLOW_NONE && !is_own)
 		return -EPROTO; /* it waits for something else already */
 	leave_asked(s, &asker, fd);
 	return 0;
