@@ -395,9 +395,11 @@ void core_slot_put(struct core *c, uint32_t slot)
 		core_release(c);
 }
 
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context)
+int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves)
 {
-	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADOPT, .arg = {slot, opts, context, (uint64_t)number}};
+	struct ipc_msg m = {.magic = IPC_MAGIC,
+			    .type = IPC_MSG_ADOPT,
+			    .arg = {slot, opts, context, (uint64_t)number, halves}};
 	struct ipc_slot *s = core_slot(c, slot);
 	uint32_t before = atomic_load_explicit(&s->status, memory_order_relaxed);
 	int cancel, err;
@@ -446,9 +448,9 @@ bool core_prepare(struct core *c)
 	return false;
 }
 
-int core_return(struct core *c, uint32_t slot, int fd, int number)
+int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast)
 {
-	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {slot, (uint64_t)number}};
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {slot, (uint64_t)number, fast}};
 	int cancel, err;
 
 	if (core_is_dead(c))

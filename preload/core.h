@@ -96,9 +96,9 @@ void core_slot_put(struct core *c, uint32_t slot);
 /*
  * Ask the service to adopt socket @fd, number @number in the application. Sets the slot's
  * status to IPC_ADOPTING; the answer comes in the slot, through the bell of @context. Does not
- * block. Returns 0, or -errno with the slot as it was.
+ * block. Returns 0, or -errno with the slot as it was. @halves: IPC_HALF_*, for one that is FAST elsewhere; 0: both.
  */
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context);
+int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves);
 
 /*
  * Would an adoption begin at once? If not the service is asked to make that so; the connection
@@ -108,9 +108,10 @@ bool core_prepare(struct core *c);
 
 /*
  * Ask the service to give the connection of socket @fd, number @number in the application, back
- * to Linux. The answer comes in @slot. Returns 0 or -errno.
+ * to Linux. The answer comes in @slot; with @fast, that it has the connection, it is the slot's end there, whoever brings
+ * it about. Returns 0 or -errno.
  */
-int core_return(struct core *c, uint32_t slot, int fd, int number);
+int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast);
 
 /*
  * The same in a forked child, by the control socket that it has from its parent (whose core @c is): nobody is answered.

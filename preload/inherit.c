@@ -4,9 +4,11 @@
  * same socket has it in SOCK_AWAY. Not in a packet's way; any thread.
  *
  * A forked child, or a new image that was told by INHERIT_ENV, takes a connection over at its
- * first use: it asks for an adoption, and the service moves the flow into the child's memory. If
- * the process that lost it uses it again, it asks for the connection to be Linux's, where both
- * may use it. Nothing happens to what nobody uses: the usual child closes or executes.
+ * first use: it asks for an adoption, and the service moves the flow into the child's memory,
+ * whole, or, if the other process goes on with the other direction, the half that this use needs
+ * (IPC_ST_*_AWAY). If the process that lost it uses it again, it asks for the connection to be
+ * Linux's, where both may use it, or first for a half that the other one has never used. Nothing
+ * happens to what nobody uses: the usual child closes or executes.
  *
  * A connection that was Linux's at the fork, or at exec, may be adopted by any process that holds
  * it, but not while another one uses it: see share.c. What is given to an image that does not load
@@ -39,11 +41,27 @@ void inherit_forked(void)
 	atomic_fetch_add_explicit(&inherit_generation, 1, memory_order_seq_cst);
 }
 
+/* From here on the service can tell which halves of a connection this process still uses. */
+static void mark_all(void)
+{
+	int top = fd_top();
+
+	for (int fd = 0; fd <= top; fd++) {
+		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
+
+		if (s && sock_state(s) == SOCK_FAST)
+			stream_mark(&s->st);
+		if (s)
+			sock_put(s);
+	}
+}
+
 /* Threads that enter the kernel from here on say so themselves (share.c); those that are in it cannot. */
 static void fork_prepare(void)
 {
 	inherit_forked();
 	share_fork();
+	mark_all();
 }
 
 void inherit_start(void)
@@ -65,6 +83,8 @@ void inherit_child(struct sock *s)
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */
+	s->need = 0;
+	s->asked = false;
 	s->listener_asked = s->listener_asking = false;
 	s->listen_core = NULL;
 	if (state != SOCK_FAST && state != SOCK_ADOPTING)
@@ -349,6 +369,8 @@ static void list_heir(struct list *l, struct sock *s, int fd)
 	if (!cookie)
 		return;
 	share_note(s);
+	if (sock_state(s) == SOCK_FAST)
+		stream_mark(&s->st);
 	if (sock_state(s) != SOCK_LINUX) {
 		if (l->loads && fd > 2 && list_add(l, fd, cookie, false))
 			return;

@@ -7,8 +7,8 @@
 
 /* How a socket in SOCK_AWAY gets certain. */
 enum claim {
-	CLAIM_TAKE,   /* take it over from the process it was inherited from */
-	CLAIM_RETURN, /* it was taken over by another process, and we use it again: both through Linux */
+	CLAIM_TAKE, /* take it over from the process it was inherited from */
+	CLAIM_RETURN, /* another process took it over, and we use it again: a half that it does not use, or both in Linux */
 };
 
 /* Environment variable for a new image: FD:COOKIE,... of the connections it inherits; with a '-' behind: Linux's. */

@@ -486,6 +486,8 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 		lend_use(f, epfd);
 	if (op != EPOLL_CTL_DEL && sock_state(s) == SOCK_LINUX)
 		share_enter(s);
+	if (op != EPOLL_CTL_DEL && sock_is_open(s) && user_readable(ev, sizeof(*ev)))
+		atomic_fetch_or_explicit(&s->need, (uint8_t)io_of_events(ev->events), memory_order_relaxed);
 	if (sock_state(s) == SOCK_AWAY) /* certain, or under way */
 		wait_sock(s, 0, clock_now_ns() + NS_PER_S);
 	if (op == EPOLL_CTL_ADD && !can_be_seen(f))

@@ -58,6 +58,12 @@ static bool recv_over(const struct sock *s)
 	       core_is_dead(s->core);
 }
 
+/* The receiving half is with another process and the connection has failed, so that it will not come here. */
+static bool recv_is_nowhere(const struct sock *s)
+{
+	return stream_is_open(&s->st) && (sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD);
+}
+
 /* Nothing to read now, and nothing was: 1 end of stream, 0 not yet, or -errno. */
 static int recv_ended(struct sock *s)
 {
@@ -132,8 +138,9 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		ssize_t n = stream_read(&s->st, iov, cnt, done, how);
 		int err;
 
-		if (n == -ESTALE)
+		if (n == -ESTALE && !recv_is_nowhere(s))
 			return io_elsewhere(s, iov, cnt, done, flags, IO_IN);
+		n = n == -ESTALE ? 0 : n;
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;

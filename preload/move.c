@@ -27,9 +27,9 @@ static int fail(int err)
 	return -1;
 }
 
-static bool is_fast(const struct sock *s)
+static bool is_fast(const struct sock *s, uint32_t dir)
 {
-	return sock_state(s) == SOCK_FAST && stream_is_open(&s->st);
+	return sock_state(s) == SOCK_FAST && stream_has(&s->st, dir);
 }
 
 /* Would a send fail at once? */
@@ -55,7 +55,7 @@ static size_t room_wait(struct sock *s, bool dontwait)
 			return 0;
 		}
 		/* told when there is room again, also after a partial transfer, as Linux does */
-		if (room || stream_want_space(&s->st) || !is_fast(s))
+		if (room || stream_want_space(&s->st) || !is_fast(s, IO_OUT))
 			return room ? room : 1;
 		err = dontwait ? -EAGAIN : wait_sock(s, EPOLLOUT, deadline);
 		if (err) {
@@ -79,7 +79,7 @@ static ssize_t send_all(struct sock *s, char *buf, size_t n, int flags)
 
 		if (sent >= 0)
 			done += (size_t)sent;
-		else if (errno != EAGAIN || !is_fast(s))
+		else if (errno != EAGAIN || !is_fast(s, IO_OUT))
 			return done ? (ssize_t)done : -1;
 		else
 			wait_sock(s, EPOLLOUT, WAIT_FOREVER);
@@ -116,7 +116,7 @@ static ssize_t fast_sendfile(struct sock *s, int in, off_t *off, size_t len)
 		return fail(-err);
 	len = MIN(len, (size_t)IO_MAX);
 	while (done < len) {
-		size_t n = is_fast(s) ? room_wait(s, s->nonblock) : BOUNCE;
+		size_t n = is_fast(s, IO_OUT) ? room_wait(s, s->nonblock) : BOUNCE;
 		ssize_t got, sent;
 
 		if (!n)
@@ -140,7 +140,8 @@ static ssize_t fast_sendfile(struct sock *s, int in, off_t *off, size_t len)
 		if (sent < got)
 			break;
 	}
-	if (more && is_fast(s) && !s->st.corked) /* the file ended earlier than asked for: what was held back goes */
+	if (more && is_fast(s, IO_OUT) &&
+	    !s->st.corked) /* the file ended earlier than asked for: what was held back goes */
 		stream_opts_set(&s->st, 0, IPC_OPT_CORK);
 	return (ssize_t)done;
 }
@@ -235,7 +236,7 @@ static ssize_t fast_splice_in(struct sock *s, int in, int out, size_t len, unsig
 		n = io_recv(s, &v, 1, MSG_PEEK);
 		if (n <= 0)
 			return n;
-		if (!is_fast(s) && sock_reenter(s, dontwait, IO_IN) == IO_LINUX)
+		if (!is_fast(s, IO_IN) && sock_reenter(s, dontwait, IO_IN) == IO_LINUX)
 			return libc()->splice(in, NULL, out, NULL, len, flags);
 		place = held_push(&h);
 		n = pipe_fill(s, out, MIN(len, (size_t)IO_MAX), mode & O_NONBLOCK, dontwait);
@@ -278,7 +279,7 @@ static ssize_t fast_splice_out(struct sock *s, int in, int out, size_t len, unsi
 
 		if (!there || (there < 0 && (done || dontwait)))
 			return done || !there ? (ssize_t)done : fail(EAGAIN);
-		if (!is_fast(s) && sock_reenter(s, dontwait, IO_OUT) == IO_LINUX)
+		if (!is_fast(s, IO_OUT) && sock_reenter(s, dontwait, IO_OUT) == IO_LINUX)
 			return done ? (ssize_t)done : libc()->splice(in, NULL, out, NULL, len, flags);
 		room = room_wait(s, dontwait || s->nonblock);
 		if (!room)

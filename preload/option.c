@@ -234,7 +234,10 @@ static void info_fast(struct sock *s, struct tcp_info *i)
 	struct ipc_slot *slot = s->st.slot;
 	uint32_t mss = atomic_load_explicit(&slot->mss, memory_order_relaxed);
 	uint32_t timeouts = atomic_load_explicit(&slot->timeouts, memory_order_relaxed);
-	uint64_t unacked = stream_unacked(&s->st), unsent = stream_unsent(&s->st);
+	uint64_t end = atomic_load_explicit(&slot->snd_end, memory_order_relaxed) & ~IPC_FROZEN;
+	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+	uint64_t sent = atomic_load_explicit(&slot->snd_sent, memory_order_relaxed);
+	uint64_t unacked = end - MIN(acked, end), unsent = end - MIN(sent, end);
 
 	info_counts(s, i);
 	i->tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
@@ -382,6 +385,7 @@ PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t 
 		memcpy(&v, value, sizeof(v));
 	if (unlikely(is_linux(level, name, v)))
 		handback(fd);
+	sock_whole(s, fd, IPC_HALVES); /* options are of the whole connection */
 	if (level == SOL_SOCKET && name == SO_DETACH_FILTER && is_fast(s)) {
 		sock_put(s);
 		return fail(ENOENT); /* as there is none of the application's */

@@ -159,6 +159,8 @@ static int set_look(struct set *set)
 		if (!f || f->type != FILE_SOCK)
 			continue;
 		s = container_of(f, struct sock, file);
+		if (sock_is_open(s))
+			atomic_fetch_or_explicit(&s->need, (uint8_t)io_of_events(interest), memory_order_relaxed);
 		if (sock_settle(s) && sock_state(s) == SOCK_LINUX && (!share_enter(s) || is_back(s))) {
 			set->kernel[i].fd = set->app[i].fd;
 			set->kernel[i].events = set->app[i].events;

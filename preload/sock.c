@@ -114,7 +114,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	busy = atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s);
 	if (!busy)
 		share_unmark(s);
-	if (busy || core_adopt(c, s->slot, fd, fd, s->opts, s->context) < 0) {
+	if (busy || core_adopt(c, s->slot, fd, fd, s->opts, s->context, 0) < 0) {
 		adopt_undo(s);
 		return;
 	}
@@ -122,26 +122,40 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	core_context_arm(c, s->context);
 }
 
+/* What the call that starts a claim uses, and who watches it. 0: not known. s->lock held. */
+static uint32_t claim_need(struct sock *s)
+{
+	uint32_t need = atomic_exchange_explicit(&s->need, 0, memory_order_relaxed);
+
+	for (struct item *it = s->items; it; it = it->sock_next)
+		need |= io_of_events(it->events);
+	return need;
+}
+
 void sock_claim_start(struct sock *s)
 {
+	uint32_t need = claim_need(s);
+	/* a half may come back if nobody here looks at the old buffers */
+	bool back = s->claim == CLAIM_RETURN && need && sock_threads(s) <= 1;
 	int err;
 
 	s->cookie = sock_cookie(s->fd);
 	option_load(s, s->fd);
-	if (s->claim == CLAIM_RETURN) /* its old answer is no answer to this */
+	if (s->claim == CLAIM_RETURN && !back) /* its old answer is no answer to this */
 		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
 	s->claiming = true;
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!ep_items_to_user(s)) {
 		err = -EAGAIN;
-	} else if (s->claim == CLAIM_TAKE) {
+	} else if (s->claim == CLAIM_TAKE || back) {
 		share_unmark(s);
-		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context);
+		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context,
+				 need | (back ? IPC_HALF_BACK : 0));
 	} else {
 		if (s->items) /* watched from then on; who calls says so when it is Linux's */
 			share_mark(s);
-		err = core_return(s->core, s->slot, s->fd, s->fd);
+		err = core_return(s->core, s->slot, s->fd, s->fd, false);
 	}
 	if (err < 0) {
 		s->claiming = false;
@@ -234,7 +248,7 @@ static void settle_linux(struct sock *s, bool died)
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
 	if (!died && reason == IPC_REASON_RETRY) { /* in the middle of something, elsewhere */
-		s->claim = CLAIM_TAKE;
+		s->claim = given_back ? CLAIM_RETURN : CLAIM_TAKE;
 		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 		return;
 	}
@@ -251,8 +265,7 @@ static void settle_linux(struct sock *s, bool died)
 	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);
-	if (!given_back)
-		settle_watched(s);
+	settle_watched(s);
 }
 
 static void settle_fast(struct sock *s)
@@ -274,6 +287,7 @@ static void settle_fast(struct sock *s)
 	}
 	s->word = core_word(s->core, s->st.flow_id);
 	s->tries = 0;
+	s->asked = false;
 	verbose(s, "is accelerated", 0);
 	atomic_store_explicit(&s->state, SOCK_FAST, memory_order_release);
 }
@@ -283,6 +297,7 @@ static void settle_returned(struct sock *s)
 {
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
+	s->asked = false;
 	if (reason == IPC_REASON_STRAY && s->strays < 6)
 		s->strays++;
 	if (s->keep_linux || reason == IPC_REASON_URGENT)
@@ -345,6 +360,8 @@ bool sock_settle(struct sock *s)
 		if (sock_state(s) != SOCK_ADOPTING)
 			s->claiming = false;
 	}
+	if (!sock_is_open(s))
+		s->need = 0;
 	lock_drop(&s->lock);
 	errno = saved;
 	return !sock_is_open(s);
@@ -416,6 +433,44 @@ static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
 	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + RETURN_NS;
 }
 
+void sock_need(struct sock *s, uint32_t halves)
+{
+	uint32_t slot = s->slot;
+	int err = -EAGAIN;
+
+	if (!(IPC_AWAY(stream_status(&s->st)) & halves) || slot == SLOT_NONE || sock_failed(s) ||
+	    atomic_exchange_explicit(&s->asked, true, memory_order_relaxed))
+		return;
+	for (int i = 0; i < 100 && err == -EAGAIN; i++) { /* the service reads as fast as it can */
+		err = core_return(s->core, slot, s->fd, s->fd, true);
+		if (err == -EAGAIN)
+			syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+	}
+	if (err)
+		s->asked = false;
+}
+
+void sock_whole(struct sock *s, int fd, uint32_t halves)
+{
+	if (sock_state(s) == SOCK_FAST && (IPC_AWAY(stream_status(&s->st)) & halves))
+		sock_return(s, fd, false);
+}
+
+/* Asks for a half that is elsewhere, again after a second. Returns 0: look, or -errno. */
+static int half_wait(struct sock *s, int dir, uint64_t until)
+{
+	uint64_t again = clock_now_ns() + NS_PER_S;
+	int err;
+
+	sock_need(s, (uint32_t)dir);
+	err = until ? wait_sock(s, WAIT_LEFT, MIN(until, again)) : -EAGAIN;
+	if (err == -EAGAIN && until > again) {
+		s->asked = false;
+		err = 0;
+	}
+	return err;
+}
+
 /* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */
 static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 {
@@ -428,6 +483,7 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		uint32_t place;
 		/* after FILE_CALL was raised: pairs with adopt_locked(), which stores state and then looks at the count */
 		uint32_t state = atomic_load_explicit(&s->state, memory_order_seq_cst);
+		bool is_half;
 		int err = 0;
 
 		if (likely(state == SOCK_LINUX)) {
@@ -436,14 +492,22 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 			held_push(&h);
 			return IO_LINUX;
 		}
-		if (state == SOCK_FAST && likely(stream_is_open(&s->st)))
+		if (state == SOCK_FAST && likely(stream_has(&s->st, (uint32_t)dir)))
 			return IO_FAST;
-		if (sock_settle(s))
+		is_half = state == SOCK_FAST && stream_is_open(&s->st);
+		if (is_half && sock_failed(s))
+			return IO_FAST; /* it says so */
+		if (!is_half)           /* it may turn out that it is AWAY */
+			atomic_fetch_or_explicit(&s->need, (uint8_t)dir, memory_order_relaxed);
+		if (!is_half && sock_settle(s))
 			continue;
 		if (!until)
 			until = sock_hold_until(s, nowait, dir);
 		place = held_push(&h);
-		err = until ? wait_sock(s, 0, until) : -EAGAIN;
+		if (is_half)
+			err = half_wait(s, dir, until);
+		else
+			err = until ? wait_sock(s, 0, until) : -EAGAIN;
 		held_pop(place);
 		if (!err || (err == -EINTR && nowait))
 			continue;
@@ -483,7 +547,7 @@ enum io sock_reenter(struct sock *s, bool dontwait, int dir)
 static int return_ask(struct sock *s, int fd)
 {
 	struct core *c = s->core;
-	int err = core_return(c, s->slot, fd, s->fd);
+	int err = core_return(c, s->slot, fd, s->fd, true);
 
 	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
 }
@@ -603,7 +667,7 @@ int sock_error_take(struct sock *s)
 
 uint32_t sock_events(struct sock *s, uint32_t interest)
 {
-	uint32_t status, ev = 0;
+	uint32_t status, away, ev = 0;
 	bool fin, shut;
 
 	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
@@ -612,6 +676,9 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	if (status & IPC_ST_ERROR || core_is_dead(s->core))
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |
 		       (s->err_taken ? 0 : EPOLLERR);
+	away = IPC_AWAY(status);
+	if (unlikely(away))
+		sock_need(s, io_of_events(interest));
 	fin = (status & IPC_ST_FIN) || IPC_STATE(status) == IPC_DEAD || s->shut_rd;
 	shut = s->shut_wr || (status & IPC_ST_CLOSED_TX);
 	if (fin)
@@ -620,7 +687,8 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 		ev |= EPOLLIN | EPOLLRDNORM;
 	if (fin && shut)
 		ev |= EPOLLHUP;
-	if (shut || stream_writable(&s->st) || ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))
+	if (shut || (!(away & IO_OUT) &&
+		     (stream_writable(&s->st) || ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))))
 		ev |= EPOLLOUT | EPOLLWRNORM;
 	return ev;
 }

@@ -102,6 +102,8 @@ struct sock {
 	uint8_t claim;           /* enum claim, valid in AWAY */
 	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
 	uint64_t heir_asked_ns;  /* when it was last asked for by the parent's control socket */
+	_Atomic uint8_t need;    /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
+	_Atomic bool asked;      /* FAST: a half that is elsewhere is wanted here, the service has been told */
 	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
 	uint32_t generation;     /* inherit_generation when it was made */
 	_Atomic bool shared;     /* another process may hold it, not only by a fork after it was made: see share.c */
@@ -123,6 +125,13 @@ struct sock {
 
 #define IO_IN 1
 #define IO_OUT 2
+static_assert(IO_IN == IPC_HALF_RX && IO_OUT == IPC_HALF_TX, "one by one");
+
+/* What a wait for POLL* / EPOLL* @events uses. */
+static inline uint32_t io_of_events(uint32_t events)
+{
+	return (events & (EPOLLIN | EPOLLRDNORM) ? IO_IN : 0) | (events & (EPOLLOUT | EPOLLWRNORM) ? IO_OUT : 0);
+}
 
 /* How a call on a descriptor goes on. */
 enum io {
@@ -195,6 +204,10 @@ bool sock_settle(struct sock *s);
  * Linux's, also if it was, or -errno.
  */
 int sock_return(struct sock *s, int fd, bool keep);
+/* @s (FAST) is used in a direction that another process has: it goes back to Linux, where both have both. Does not block. */
+void sock_need(struct sock *s, uint32_t halves);
+/* The same, and waits for it; nothing if it has @halves, or is not FAST. */
+void sock_whole(struct sock *s, int fd, uint32_t halves);
 /* A FAST socket's record turned out to be closed: as sock_begin(), for a caller that is inside a call. */
 enum io sock_reenter(struct sock *s, bool dontwait, int dir);
 /* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */

@@ -188,6 +188,7 @@ PUBLIC int shutdown(int fd, int how)
 
 	if (!s)
 		return libc()->shutdown(fd, how);
+	sock_whole(s, fd, how == SHUT_WR ? IPC_HALF_TX : IPC_HALVES);
 	fast = shutdown_begin(s);
 	if (fast && lock_take(&s->tx_lock)) {
 		/* what was sent is published; nothing more is from here on */
@@ -195,6 +196,8 @@ PUBLIC int shutdown(int fd, int how)
 			s->shut_wr = true;
 		if (how == SHUT_RD || how == SHUT_RDWR)
 			s->shut_rd = true;
+		if (s->shut_rd) /* another process must not get the receiving half back: only Linux would tell it */
+			stream_mark_used(&s->st);
 		lock_drop(&s->tx_lock);
 	}
 	over = fast && (stream_status(&s->st) & IPC_ST_OVER);
@@ -306,12 +309,14 @@ static int int_at(const void *arg)
 }
 
 /* ioctls about bytes. Returns true if answered, in *@ret. */
-static bool fast_ioctl(struct sock *s, unsigned long req, void *arg, int *ret)
+static bool fast_ioctl(struct sock *s, int fd, unsigned long req, void *arg, int *ret)
 {
 	int n;
 
 	if (sock_is_open(s))
 		sock_settle(s);
+	if (req == FIONREAD || req == SIOCOUTQ || req == SIOCOUTQNSD)
+		sock_whole(s, fd, req == FIONREAD ? IPC_HALF_RX : IPC_HALF_TX);
 	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
 		return false;
 	if (req == FIONREAD)
@@ -343,7 +348,7 @@ PUBLIC int ioctl(int fd, unsigned long req, ...)
 		return libc()->ioctl(fd, req, arg);
 	if ((req == FIOASYNC || req == FIOSETOWN || req == SIOCSPGRP) && int_at(arg))
 		handback(fd);
-	if (!fast_ioctl(s, req, arg, &ret)) {
+	if (!fast_ioctl(s, fd, req, arg, &ret)) {
 		ret = libc()->ioctl(fd, req, arg);
 		if (!ret && req == FIONBIO)
 			s->nonblock = int_at(arg) != 0;

@@ -67,6 +67,27 @@ static inline bool stream_is_open(const struct stream *st)
 	return state == IPC_FAST || state == IPC_DEAD;
 }
 
+/* And are these halves (IPC_HALF_*) ours? */
+static inline bool stream_has(const struct stream *st, uint32_t halves)
+{
+	uint32_t status = stream_status(st);
+
+	return (IPC_STATE(status) == IPC_FAST || IPC_STATE(status) == IPC_DEAD) && !(IPC_AWAY(status) & halves);
+}
+
+/* From here on the service sees which halves are used: another process that needs one may get what is not. */
+static inline void stream_mark(struct stream *st)
+{
+	atomic_store_explicit(&st->slot->mark_snd, (uint32_t)atomic_load(&st->slot->snd_end), memory_order_relaxed);
+	atomic_store_explicit(&st->slot->mark_read, (uint32_t)atomic_load(&st->slot->rcv_read), memory_order_relaxed);
+}
+
+/* The receiving half counts as used from now on. */
+static inline void stream_mark_used(struct stream *st)
+{
+	atomic_store_explicit(&st->slot->mark_read, ~(uint32_t)atomic_load(&st->slot->rcv_end), memory_order_relaxed);
+}
+
 static inline uint64_t stream_unread(const struct stream *st)
 {
 	uint64_t read = atomic_load_explicit(&st->slot->rcv_read, memory_order_relaxed);

@@ -260,6 +260,8 @@ static bool is_over(struct sock *s, uint32_t events, uint64_t more)
 		return true;
 	if (events == WAIT_LEFT)
 		return sock_failed(s);
+	if (unlikely(IPC_AWAY(stream_status(&s->st)) & io_of_events(events)))
+		return true; /* another process has that half */
 	if (more != ANY_UNREAD)
 		return stream_unread(&s->st) > more || s->shut_rd || sock_failed(s) ||
 		       (stream_status(&s->st) & IPC_ST_FIN) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;

@@ -4,7 +4,8 @@
  * positions and status go out (slot, bell, eventfd). First and last step of a turn. Fast
  * thread. Invariants: no word of shared memory is read twice for one decision; a slot counts
  * only if a flow of this thread is installed for it; a record that fails the check ends the
- * dealings with that application.
+ * dealings with that application. A flow that is split has two slots, in two applications or
+ * one: of the record of each only its own half counts, and each is told of the other's.
  */
 #include <stdatomic.h>
 
@@ -12,6 +13,13 @@
 #include "service/fast/thread.h"
 
 static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state);
+
+/* Of a split flow: the half that a slot does not have stays closed, and says how far the other process is. */
+static void app_tell_other(struct fast_thread *t, const struct flow *f)
+{
+	atomic_store_explicit(&thread_slot(t, f)->snd_end, f->snd_end | IPC_FROZEN, memory_order_relaxed);
+	atomic_store_explicit(&thread_tx_slot(t, f)->rcv_read, f->rcv_read | IPC_FROZEN, memory_order_relaxed);
+}
 
 /* The application took bytes: tell the peer, if the window was small and opens by enough to matter. */
 static void app_window_opened(struct fast_thread *t, struct flow *f)
@@ -44,14 +52,41 @@ static void app_take_over(struct fast_thread *t, struct flow *f, const struct ip
 	f->rcv_read = rec->rcv_read;
 	f->context = rec->context;
 	f->want = rec->want;
+	if (unlikely(f->flags & FLOW_SPLIT))
+		app_tell_other(t, f);
 	if (read)
 		app_window_opened(t, f);
+}
+
+/* The application broke the protocol: false. */
+static bool app_check(struct fast_thread *t, uint32_t app, const struct ipc_record *rec, const struct ipc_bounds *cur)
+{
+	struct app_view *a = &t->apps[app];
+
+	if (likely(ipc_record_check(rec, cur) == 0))
+		return true;
+	a->bad = true;
+	thread_count(t, CNT_APP_BAD_RECORD, 1);
+	up_app(t, a, UP_APP_BAD);
+	return false;
+}
+
+static void app_record(struct ipc_slot *s, struct ipc_record *rec, bool last)
+{
+	if (last)
+		ipc_record_freeze(s, rec);
+	else
+		ipc_record_read(s, rec);
+}
+
+static bool app_is_bad(const struct fast_thread *t, const struct flow *f)
+{
+	return t->apps[f->app].bad || t->apps[flow_tx_app(f)].bad;
 }
 
 /* Read the record, for the last time if @last, check it and act on it. */
 static void app_read(struct fast_thread *t, struct flow *f, bool last)
 {
-	struct app_view *a = &t->apps[f->app];
 	uint64_t acked = MIN(f->snd_una, f->snd_end);
 	struct ipc_bounds cur = {
 		.snd_end = f->snd_end,
@@ -61,24 +96,29 @@ static void app_read(struct fast_thread *t, struct flow *f, bool last)
 		.tx_size = flow_tx_size(f),
 		.tx_closed = f->flags & FLOW_CLOSING,
 	};
-	struct ipc_record rec;
+	struct ipc_record rec, rx;
 
-	if (a->bad || f->flags & FLOW_DEAD)
+	if (app_is_bad(t, f) || f->flags & FLOW_DEAD)
 		return;
-	if (last)
-		ipc_record_freeze(thread_slot(t, f), &rec);
-	else
-		ipc_record_read(thread_slot(t, f), &rec);
+	app_record(thread_tx_slot(t, f), &rec, last);
+	if (unlikely(f->flags & FLOW_SPLIT)) { /* of each record the half that is its own */
+		app_record(thread_slot(t, f), &rx, last);
+		rx = (struct ipc_record){f->snd_end, rx.rcv_read, 0, 0, rx.context};
+		if (!app_check(t, f->app, &rx, &cur))
+			return;
+		f->tx_context = rec.context % IPC_CONTEXTS;
+		rec.rcv_read = f->rcv_read;
+	}
 	/* A send() that ran while another thread closed is late, not hostile. */
 	if (f->flags & FLOW_CLOSING && rec.snd_end > f->snd_end)
 		rec.snd_end = f->snd_end;
-	if (likely(ipc_record_check(&rec, &cur) == 0)) {
-		app_take_over(t, f, &rec);
+	if (unlikely(!app_check(t, flow_tx_app(f), &rec, &cur)))
 		return;
+	if (unlikely(f->flags & FLOW_SPLIT)) {
+		rec.rcv_read = rx.rcv_read;
+		rec.context = rx.context;
 	}
-	a->bad = true;
-	thread_count(t, CNT_APP_BAD_RECORD, 1);
-	up_app(t, a, UP_APP_BAD);
+	app_take_over(t, f, &rec);
 }
 
 void app_refresh(struct fast_thread *t, struct flow *f)
@@ -90,7 +130,7 @@ bool app_freeze(struct fast_thread *t, struct flow *f)
 {
 	app_read(t, f, true);
 	app_state(t, f, IPC_PAUSED);
-	return !t->apps[f->app].bad;
+	return !app_is_bad(t, f);
 }
 
 bool app_dirty_run(struct fast_thread *t)
@@ -115,10 +155,13 @@ bool app_dirty_run(struct fast_thread *t)
 	return total != 0;
 }
 
-/* Ring the slot's present context; its waiter is woken at the end of the turn. */
-static void app_ring(struct fast_thread *t, struct flow *f)
+/*
+ * Ring the slot's present context, or @last if it names none that there is. Returns it. Its waiter is woken at the end
+ * of the turn.
+ */
+static uint32_t app_ring_slot(struct fast_thread *t, uint32_t app, uint32_t slot, uint32_t last)
 {
-	struct app_view *a = &t->apps[f->app];
+	struct app_view *a = &t->apps[app];
 	uint32_t context;
 
 	/*
@@ -126,30 +169,56 @@ static void app_ring(struct fast_thread *t, struct flow *f)
 	 * at the slot again: it sees what was stored before, or we see its context.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
-	context = atomic_load_explicit(&thread_slot(t, f)->context, memory_order_relaxed);
-	f->context = context < IPC_CONTEXTS ? context : f->context;
-	bell_ring(&a->a.shm->context[f->context].bell, f->slot);
-	a->wakes |= 1ull << f->context;
-	t->wakes[f->app / 64] |= 1ull << (f->app % 64);
+	context = atomic_load_explicit(&a->a.shm->slot[slot].context, memory_order_relaxed);
+	context = context < IPC_CONTEXTS ? context : last;
+	bell_ring(&a->a.shm->context[context].bell, slot);
+	a->wakes |= 1ull << context;
+	t->wakes[app / 64] |= 1ull << (app % 64);
+	return context;
 }
 
-static void app_state_store(struct fast_thread *t, struct flow *f, enum ipc_state state)
+static void app_ring(struct fast_thread *t, struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
-	uint32_t status = state | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
-			  (f->flags & FLOW_DEAD ? IPC_ST_ERROR : 0) | (f->flags & FLOW_MUTED ? IPC_ST_MUTED : 0) |
-			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0) | (flow_time_wait(f) ? IPC_ST_OVER : 0);
+	f->context = app_ring_slot(t, f->app, f->slot, f->context);
+}
 
+/* The one that sends. */
+static void app_ring_tx(struct fast_thread *t, struct flow *f)
+{
+	if (likely(!(f->flags & FLOW_SPLIT)))
+		app_ring(t, f);
+	else
+		f->tx_context = app_ring_slot(t, f->tx_app, f->tx_slot, f->tx_context);
+}
+
+static void app_state_slot(struct ipc_slot *s, const struct flow *f, uint32_t status)
+{
 	if (f->flags & FLOW_DEAD)
 		atomic_store_explicit(&s->error, f->error, memory_order_relaxed);
 	/* pairs with the application's acquire load: positions and error were stored before */
 	atomic_store_explicit(&s->status, status, memory_order_release);
 }
 
+static void app_state_store(struct fast_thread *t, struct flow *f, enum ipc_state state)
+{
+	uint32_t status = state | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
+			  (f->flags & FLOW_DEAD ? IPC_ST_ERROR : 0) | (f->flags & FLOW_MUTED ? IPC_ST_MUTED : 0) |
+			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0) | (flow_time_wait(f) ? IPC_ST_OVER : 0);
+
+	if (likely(!(f->flags & FLOW_SPLIT))) {
+		app_state_slot(thread_slot(t, f), f, status);
+		return;
+	}
+	app_state_slot(thread_slot(t, f), f, status | IPC_ST_TX_AWAY);
+	app_state_slot(thread_tx_slot(t, f), f, status | IPC_ST_RX_AWAY);
+}
+
 static void app_state(struct fast_thread *t, struct flow *f, enum ipc_state state)
 {
 	app_state_store(t, f, state);
 	app_ring(t, f);
+	if (unlikely(f->flags & FLOW_SPLIT))
+		app_ring_tx(t, f);
 }
 
 void app_status(struct fast_thread *t, struct flow *f)
@@ -166,17 +235,21 @@ void app_delivered(struct fast_thread *t, struct flow *f)
 {
 	/* pairs with the application's acquire load: the payload was stored before */
 	atomic_store_explicit(&thread_slot(t, f)->rcv_end, f->rcv_end, memory_order_release);
+	if (unlikely(f->flags & FLOW_SPLIT)) /* for its TCP_INFO */
+		atomic_store_explicit(&thread_tx_slot(t, f)->rcv_end, f->rcv_end, memory_order_relaxed);
 	app_ring(t, f);
 }
 
 void app_acked(struct fast_thread *t, struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
+	struct ipc_slot *s = thread_tx_slot(t, f);
 	uint64_t acked = MIN(f->snd_una, f->snd_end);
 	uint32_t free = flow_tx_size(f) - (uint32_t)(f->snd_end - acked);
 
 	/* pairs with the application's acquire load: the bytes have been read for the last time */
 	atomic_store_explicit(&s->snd_acked, acked, memory_order_release);
+	if (unlikely(f->flags & FLOW_SPLIT)) /* for its TCP_INFO */
+		atomic_store_explicit(&thread_slot(t, f)->snd_acked, acked, memory_order_relaxed);
 	if (free < flow_tx_size(f) / 3)
 		return;
 	/* pairs with the fence between the application's store of `want` and its look at snd_acked */
@@ -184,12 +257,12 @@ void app_acked(struct fast_thread *t, struct flow *f)
 	if (!(atomic_load_explicit(&s->want, memory_order_relaxed) & IPC_WANT_SPACE))
 		return;
 	/* The application takes `want` back when it has seen the room; no memory of our own could know that in time. */
-	app_ring(t, f);
+	app_ring_tx(t, f);
 }
 
 void app_sent(struct fast_thread *t, struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
+	struct ipc_slot *s = thread_tx_slot(t, f);
 	uint64_t unsent = f->snd_end - MIN(f->snd_max, f->snd_end);
 
 	if (2 * unsent >= atomic_load_explicit(&s->notsent_lowat, memory_order_relaxed))
@@ -197,27 +270,29 @@ void app_sent(struct fast_thread *t, struct flow *f)
 	/* as in app_acked(): before it snd_sent was stored */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&s->want, memory_order_relaxed) & IPC_WANT_SPACE)
-		app_ring(t, f);
+		app_ring_tx(t, f);
 }
 
-void app_info(struct fast_thread *t, struct flow *f)
+static void app_info_slot(struct ipc_slot *s, const struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
-
 	STATS_SET(s->srtt_us, f->rtt.srtt_us);
 	STATS_SET(s->rttvar_us, f->rtt.rttvar_us);
 	STATS_SET(s->rto_us, f->rtt.rto_us);
 	STATS_SET(s->mss, f->mss);
 	STATS_SET(s->cwnd_bytes, f->cwnd);
 	STATS_SET(s->rate_kbps, (uint32_t)(f->rate_bps / 125));
+}
+
+void app_info(struct fast_thread *t, struct flow *f)
+{
+	app_info_slot(thread_slot(t, f), f);
+	if (unlikely(f->flags & FLOW_SPLIT))
+		app_info_slot(thread_tx_slot(t, f), f);
 	app_counts(t, f);
 }
 
-void app_counts(struct fast_thread *t, const struct flow *f)
+static void app_counts_slot(struct ipc_slot *s, const struct flow *f, const struct flow_stats *st)
 {
-	struct ipc_slot *s = thread_slot(t, f);
-	const struct flow_stats *st = &t->stats[f->id];
-
 	STATS_SET(s->segs_in, atomic_load_explicit(&st->segs_in, memory_order_relaxed));
 	STATS_SET(s->segs_out, atomic_load_explicit(&st->segs_out, memory_order_relaxed));
 	STATS_SET(s->data_segs_in, atomic_load_explicit(&st->data_segs_in, memory_order_relaxed));
@@ -233,14 +308,64 @@ void app_counts(struct fast_thread *t, const struct flow *f)
 	}
 }
 
-void app_heard(struct fast_thread *t, const struct flow *f, bool data)
+void app_counts(struct fast_thread *t, const struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
-	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
+	app_counts_slot(thread_slot(t, f), f, &t->stats[f->id]);
+	if (unlikely(f->flags & FLOW_SPLIT))
+		app_counts_slot(thread_tx_slot(t, f), f, &t->stats[f->id]);
+}
 
+static void app_heard_slot(struct ipc_slot *s, uint32_t now_ms, bool data)
+{
 	STATS_SET(s->heard_ms, now_ms);
 	if (data)
 		STATS_SET(s->received_ms, now_ms);
+}
+
+void app_heard(struct fast_thread *t, const struct flow *f, bool data)
+{
+	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
+
+	app_heard_slot(thread_slot(t, f), now_ms, data);
+	if (unlikely(f->flags & FLOW_SPLIT))
+		app_heard_slot(thread_tx_slot(t, f), now_ms, data);
+}
+
+void app_spoke(struct fast_thread *t, const struct flow *f)
+{
+	uint32_t now_ms = (uint32_t)(t->now_ns / NS_PER_MS);
+
+	STATS_SET(thread_slot(t, f)->sent_ms, now_ms);
+	if (unlikely(f->flags & FLOW_SPLIT))
+		STATS_SET(thread_tx_slot(t, f)->sent_ms, now_ms);
+}
+
+/* What the slot does not have (IPC_ST_*_AWAY in @away) stays frozen at every moment: a thread may still try its luck. */
+static void app_install_slot(struct ipc_slot *s, const struct flow *f, const struct tcp_counts *n, uint32_t away)
+{
+	uint64_t snd = away & IPC_ST_TX_AWAY ? IPC_FROZEN : 0, rcv = away & IPC_ST_RX_AWAY ? IPC_FROZEN : 0;
+
+	atomic_store_explicit(&s->snd_end, f->snd_end | snd, memory_order_relaxed);
+	atomic_store_explicit(&s->rcv_read, f->rcv_read | rcv, memory_order_relaxed);
+	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
+	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
+	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
+	STATS_SET(s->retransmits, n->retransmits);
+	STATS_SET(s->bytes_retrans, n->bytes_retrans);
+	STATS_SET(s->sent_ms, n->sent_ms);
+	STATS_SET(s->received_ms, n->received_ms);
+	STATS_SET(s->heard_ms, n->heard_ms);
+}
+
+void app_install(struct fast_thread *t, struct flow *f, const struct tcp_counts *n)
+{
+	uint32_t split = f->flags & FLOW_SPLIT;
+
+	app_install_slot(thread_slot(t, f), f, n, split ? IPC_ST_TX_AWAY : 0);
+	if (split)
+		app_install_slot(thread_tx_slot(t, f), f, n, IPC_ST_RX_AWAY);
+	app_info(t, f);
+	app_status(t, f);
 }
 
 static void app_wake_one(struct fast_thread *t, struct app_view *a)

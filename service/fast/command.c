@@ -30,25 +30,6 @@ void flow_fail(struct fast_thread *t, struct flow *f, int error, bool rst, bool 
 		up_flow(t, f, UP_FAILED);
 }
 
-/* The slot as the application first sees it; its status last. */
-static void install_slot(struct fast_thread *t, struct flow *f, const struct tcp_counts *n)
-{
-	struct ipc_slot *s = thread_slot(t, f);
-
-	atomic_store_explicit(&s->snd_end, f->snd_end, memory_order_relaxed);
-	atomic_store_explicit(&s->rcv_read, f->rcv_read, memory_order_relaxed);
-	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
-	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
-	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
-	STATS_SET(s->retransmits, n->retransmits);
-	STATS_SET(s->bytes_retrans, n->bytes_retrans);
-	STATS_SET(s->sent_ms, n->sent_ms);
-	STATS_SET(s->received_ms, n->received_ms);
-	STATS_SET(s->heard_ms, n->heard_ms);
-	app_info(t, f);
-	app_status(t, f);
-}
-
 static void install_stats(struct fast_thread *t, struct flow *f, const struct tcp_counts *n)
 {
 	struct flow_stats *st = &t->stats[f->id];
@@ -67,18 +48,27 @@ static void install_stats(struct fast_thread *t, struct flow *f, const struct tc
 	f->limits_gen = atomic_load_explicit(&t->limits[f->id].gen, memory_order_acquire);
 }
 
+/* Is there an application, a free slot of it and memory for this half? */
+static bool install_half_ok(struct fast_thread *t, uint32_t app, uint32_t slot, uint64_t off, uint32_t size)
+{
+	struct app_view *a = app < FAST_APPS ? &t->apps[app] : NULL;
+
+	return a && a->used && slot < IPC_SLOTS && !a->slot_flow[slot] && off + size <= a->a.buf_size;
+}
+
 /* A flow that can't be installed fails at once; the slow path undoes it like any other. */
 static void command_install(struct fast_thread *t, const struct flow_init *i)
 {
-	struct app_view *a = i->app < FAST_APPS ? &t->apps[i->app] : NULL;
+	uint32_t tx_app = i->split ? i->tx_app : i->app, tx_slot = i->split ? i->tx_slot : i->slot;
 	struct flow *f = &t->flows[i->flow_id];
 	bool bad;
 
 	if (i->flow_id >= t->cfg->max_flows || flowset_has(&t->owned, i->flow_id))
 		return;
-	bad = !a || !a->used || flow_init(f, i, port_frame_size(t->port), t->cfg->min_rto_ms * 1000, t->now_ns) ||
-	      i->rx_off + i->rx_size > a->a.buf_size || i->tx_off + i->tx_size > a->a.buf_size ||
-	      a->slot_flow[i->slot] || flow_table_add(&t->table, &i->tmpl.key, i->flow_id);
+	bad = !install_half_ok(t, i->app, i->slot, i->rx_off, i->rx_size) ||
+	      !install_half_ok(t, tx_app, tx_slot, i->tx_off, i->tx_size) ||
+	      flow_init(f, i, port_frame_size(t->port), t->cfg->min_rto_ms * 1000, t->now_ns) ||
+	      flow_table_add(&t->table, &i->tmpl.key, i->flow_id);
 	if (bad) {
 		memset(f, 0, sizeof *f);
 		f->id = i->flow_id;
@@ -87,9 +77,9 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 		return;
 	}
 	flowset_add(&t->owned, f->id);
-	a->slot_flow[f->slot] = f->id + 1;
+	t->apps[f->app].slot_flow[f->slot] = t->apps[tx_app].slot_flow[tx_slot] = f->id + 1;
 	install_stats(t, f, &i->counts);
-	install_slot(t, f, &i->counts);
+	app_install(t, f, &i->counts);
 	flowset_add(&t->ready, f->id);
 	timer_keepalive(t, f);
 	timer_arm(t, f);
@@ -99,7 +89,7 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 static void command_forget(struct fast_thread *t, struct flow *f, enum fast_up last)
 {
 	flow_table_del(&t->table, &f->tmpl.key);
-	t->apps[f->app].slot_flow[f->slot] = 0;
+	t->apps[f->app].slot_flow[f->slot] = t->apps[flow_tx_app(f)].slot_flow[flow_tx_slot(f)] = 0;
 	flowset_del(&t->owned, f->id);
 	flowset_del(&t->ready, f->id);
 	flowset_del(&t->keep, f->id);

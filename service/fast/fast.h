@@ -52,7 +52,9 @@ struct flow_limits {
 struct flow_init {
 	uint32_t flow_id;
 	uint32_t app, slot, context; /* context: initial; follows the slot's afterwards */
-	struct wire_template tmpl;   /* key.local = us */
+	bool split;                  /* these receive only; what is sent comes from */
+	uint32_t tx_app, tx_slot, tx_context;
+	struct wire_template tmpl; /* key.local = us */
 	/* sender: stream offset 0 is snd_base on the wire */
 	uint32_t snd_base;
 	uint64_t snd_una;          /* offset: the oldest unacknowledged byte; 0 at adoption */
@@ -66,7 +68,7 @@ struct flow_init {
 	uint64_t rcv_read;       /* offset: the application has taken the bytes before it; 0 at adoption */
 	uint64_t rcv_end;        /* offset: bytes [rcv_read, rcv_end) are in the receive buffer */
 	uint32_t rcv_edge;       /* wire: right edge of the window that was advertised */
-	uint64_t rx_off, tx_off; /* in the application's buffer memfd */
+	uint64_t rx_off, tx_off; /* in its application's buffer memfd */
 	uint32_t rx_size, tx_size;
 	uint16_t mss; /* payload bytes per segment, options deducted */
 	uint8_t snd_wscale, rcv_wscale;

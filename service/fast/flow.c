@@ -24,7 +24,8 @@ static bool flow_init_ok(const struct flow_init *i)
 	return flow_size_ok(i->rx_size) && flow_size_ok(i->tx_size) && i->snd_una <= i->snd_nxt &&
 	       i->snd_nxt <= i->snd_end && i->snd_end - i->snd_una <= i->tx_size && i->rcv_read <= i->rcv_end &&
 	       i->rcv_end - i->rcv_read <= i->rx_size && i->mss && i->slot < IPC_SLOTS && i->app < FAST_APPS &&
-	       i->snd_wscale <= FLOW_WSCALE_MAX && i->rcv_wscale <= FLOW_WSCALE_MAX;
+	       (!i->split || (i->tx_slot < IPC_SLOTS && i->tx_app < FAST_APPS)) && i->snd_wscale <= FLOW_WSCALE_MAX &&
+	       i->rcv_wscale <= FLOW_WSCALE_MAX;
 }
 
 static void flow_init_receive(struct flow *f, const struct flow_init *i)
@@ -93,9 +94,12 @@ int flow_init(struct flow *f, const struct flow_init *i, uint32_t frame_size, ui
 	f->app = (uint16_t)i->app;
 	f->slot = (uint16_t)i->slot;
 	f->context = i->context % IPC_CONTEXTS;
+	f->tx_app = (uint16_t)i->tx_app;
+	f->tx_slot = (uint16_t)i->tx_slot;
+	f->tx_context = i->tx_context % IPC_CONTEXTS;
 	f->tmpl = i->tmpl;
 	f->flags = FLOW_USED | (i->ts ? FLOW_TS : 0) | (i->sack ? FLOW_SACK : 0) | (i->ecn ? FLOW_ECN : 0) |
-		   (i->ecn && i->ect ? FLOW_ECT : 0);
+		   (i->ecn && i->ect ? FLOW_ECT : 0) | (i->split ? FLOW_SPLIT : 0);
 	f->ts_offset = i->ts_ms - (uint32_t)(now_ns / NS_PER_MS);
 	f->ts_recent_s = (uint32_t)(now_ns / NS_PER_S);
 	f->heard_ns = now_ns;

@@ -52,6 +52,7 @@ enum flow_flag {
 	FLOW_URGENT = 1u << 18,     /* urgent data came: this and later frames go up, the slow path gives it back */
 	FLOW_TIMED = 1u << 19,      /* a segment is being timed for RTT */
 	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
+	FLOW_SPLIT = 1u << 21,      /* one application receives (app, slot), another one sends (tx_app, tx_slot) */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
 	FLOW_REXMIT_NOW = 1u << 25, /* the segment at snd_una */
@@ -130,10 +131,11 @@ struct flow {
 	uint8_t keep_probes;   /* unanswered */
 	uint64_t rexmit_bytes; /* see tcp_counts */
 	uint64_t cork_ns;      /* a partial segment has been held since */
-	uint32_t error, context;
-	uint32_t want;        /* IPC_WANT_* */
-	uint32_t rexmit_base; /* segments sent again before it was installed */
-	uint32_t small_end;   /* low half: end of the last segment that was shorter than mss */
+	uint32_t error, context, tx_context;
+	uint16_t tx_app, tx_slot; /* valid with FLOW_SPLIT; see flow_tx_app() */
+	uint32_t want;            /* IPC_WANT_* */
+	uint32_t rexmit_base;     /* segments sent again before it was installed */
+	uint32_t small_end;       /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;
 };
 
@@ -145,6 +147,16 @@ static_assert(sizeof(struct flow) <= 448, "seven cache lines");
 static inline uint32_t flow_rcv_nxt(const struct flow *f)
 {
 	return f->rcv_base + (uint32_t)f->rcv_end + ((f->flags & FLOW_FIN_RCVD) != 0);
+}
+
+/* Whose memory has the transmit buffer. */
+static inline uint16_t flow_tx_app(const struct flow *f)
+{
+	return unlikely(f->flags & FLOW_SPLIT) ? f->tx_app : f->app;
+}
+static inline uint16_t flow_tx_slot(const struct flow *f)
+{
+	return unlikely(f->flags & FLOW_SPLIT) ? f->tx_slot : f->slot;
 }
 
 static inline uint32_t flow_snd_una(const struct flow *f)

@@ -131,8 +131,10 @@ bool timer_run(struct fast_thread *t);
 bool app_dirty_run(struct fast_thread *t);
 /* Read the application's record of @f, check it and take it over. */
 void app_refresh(struct fast_thread *t, struct flow *f);
-/* Publish status (and error) / positions, ring the context. */
+/* Publish status (and error) / positions, ring the context. What both halves must know goes to both slots. */
 void app_status(struct fast_thread *t, struct flow *f);
+/* Installed: the slots as their applications first see them, their status last. */
+void app_install(struct fast_thread *t, struct flow *f, const struct tcp_counts *n);
 void app_fin_acked(struct fast_thread *t, struct flow *f); /* status alone: nobody waits for it */
 /* Close the application's record: reads it for the last time and tells the slot IPC_PAUSED. False: it was bad. */
 bool app_freeze(struct fast_thread *t, struct flow *f);
@@ -141,9 +143,10 @@ void app_acked(struct fast_thread *t, struct flow *f);
 /* With IPC_OPT_LOWAT, after a transmission. */
 void app_sent(struct fast_thread *t, struct flow *f);
 void app_info(struct fast_thread *t, struct flow *f);
-/* Publish what TCP_INFO counts, of all that was sent and received, and the peer's window; that a segment came. */
+/* Publish what TCP_INFO counts: of all that was sent and received, and the peer's window; that a segment came, that data went. */
 void app_counts(struct fast_thread *t, const struct flow *f);
 void app_heard(struct fast_thread *t, const struct flow *f, bool data);
+void app_spoke(struct fast_thread *t, const struct flow *f);
 void app_wake(struct fast_thread *t);
 
 /* command.c */
@@ -162,9 +165,14 @@ void up_active(struct fast_thread *t, struct flow *f);
 /* Wake the slow path if it sleeps and there is news. @last: the thread is going to sleep. */
 void up_wake(struct fast_thread *t, bool last);
 
+/* The slot that receives, and unless the flow is split, sends. */
 static inline struct ipc_slot *thread_slot(struct fast_thread *t, const struct flow *f)
 {
 	return &t->apps[f->app].a.shm->slot[f->slot];
+}
+static inline struct ipc_slot *thread_tx_slot(struct fast_thread *t, const struct flow *f)
+{
+	return &t->apps[flow_tx_app(f)].a.shm->slot[flow_tx_slot(f)];
 }
 
 static inline void thread_count(struct fast_thread *t, enum counter_id id, uint64_t n)

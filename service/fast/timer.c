@@ -32,7 +32,7 @@ void timer_arm(struct fast_thread *t, struct flow *f)
  */
 static uint64_t timer_user_ns(struct fast_thread *t, const struct flow *f)
 {
-	return atomic_load_explicit(&thread_slot(t, f)->user_timeout_ms, memory_order_relaxed) * NS_PER_MS;
+	return atomic_load_explicit(&thread_tx_slot(t, f)->user_timeout_ms, memory_order_relaxed) * NS_PER_MS;
 }
 
 /* One more time-out in a row, or unanswered probe. Is it one too many? Else the next is due after the RTO, or sooner. */
@@ -110,7 +110,7 @@ static void keep_set(struct fast_thread *t, struct flow *f, uint64_t ns)
 
 void timer_keepalive(struct fast_thread *t, struct flow *f)
 {
-	struct ipc_slot *s = thread_slot(t, f);
+	struct ipc_slot *s = thread_tx_slot(t, f);
 	uint64_t idle_ns = MAX(atomic_load_explicit(&s->keep_idle_s, memory_order_relaxed), 1u) * NS_PER_S;
 	uint64_t intvl_ns = MAX(atomic_load_explicit(&s->keep_intvl_s, memory_order_relaxed), 1u) * NS_PER_S;
 	uint32_t cnt = MAX(atomic_load_explicit(&s->keep_cnt, memory_order_relaxed), 1u);

@@ -76,7 +76,7 @@ static void tx_header(struct fast_thread *t, struct flow *f, struct wire_segment
 /* The copy from the ring at @off; the sum is that of what was written. */
 static uint64_t tx_copy(struct fast_thread *t, struct flow *f, uint8_t *dst, uint64_t off, uint32_t len)
 {
-	const uint8_t *buf = t->apps[f->app].a.buf + f->tx_off;
+	const uint8_t *buf = t->apps[flow_tx_app(f)].a.buf + f->tx_off;
 	uint32_t at = (uint32_t)off & (flow_tx_size(f) - 1), first = MIN(len, flow_tx_size(f) - at);
 
 	if (likely(first == len))
@@ -204,7 +204,7 @@ static void tx_sent(struct fast_thread *t, struct flow *f, uint64_t off, uint32_
 	uint64_t end = off + len + fin;
 
 	if (len)
-		STATS_SET(thread_slot(t, f)->sent_ms, (uint32_t)(t->now_ns / NS_PER_MS));
+		app_spoke(t, f);
 	f->tokens -= f->rate_bps ? len : 0;
 	if (off < f->snd_max) {
 		f->flags &= ~FLOW_TIMED; /* Karn */

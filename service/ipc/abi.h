@@ -54,6 +54,8 @@ enum ipc_state {
 #define IPC_ST_MUTED 0x400u     /* Linux's rules let nothing pass at present */
 #define IPC_ST_CLOSED_TX 0x800u /* our FIN has been queued: Linux closed the sending side */
 #define IPC_ST_OVER 0x1000u     /* and both FINs are acknowledged: Linux knows no connection any more */
+#define IPC_ST_RX_AWAY 0x2000u /* another process receives: rcv_read stays IPC_FROZEN, the receive buffer is not used */
+#define IPC_ST_TX_AWAY 0x4000u /* another process sends: snd_end stays IPC_FROZEN, the transmit buffer is not used */
 
 /*
  * The service closes a record for good by setting this bit in snd_end and rcv_read, and takes
@@ -61,6 +63,18 @@ enum ipc_state {
  * byte is either counted before or, when the exchange fails, was not taken: it goes another way.
  */
 #define IPC_FROZEN (1ull << 63)
+
+/*
+ * The two directions of a connection are independent of each other: two processes that hold the
+ * same socket may have one each, in a slot of their own. What an ADOPT asks for, if the
+ * connection is FAST in another process; a fresh adoption always gets both.
+ */
+#define IPC_HALF_RX 1u
+#define IPC_HALF_TX 2u
+#define IPC_HALVES (IPC_HALF_RX | IPC_HALF_TX)
+#define IPC_AWAY(status) ((status) >> 13 & IPC_HALVES) /* the halves that are elsewhere */
+static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY) == IPC_HALF_TX, "one by one");
+#define IPC_HALF_BACK 4u /* it was taken from here: to be had only if it was not used since; else the answer is Linux */
 
 /* ipc_slot.want: what the application wants to be told, beside data and errors. */
 #define IPC_WANT_SPACE 1u /* ring when snd_acked has freed a third of the transmit buffer */
@@ -87,6 +101,11 @@ struct ipc_slot {
 	_Atomic uint32_t busy;                 /* threads in shutdown(): not rebuilt under them, for a while */
 	/* beside the record, read when they are needed: TCP_USER_TIMEOUT (0: none), TCP_KEEP*, TCP_NOTSENT_LOWAT */
 	_Atomic uint32_t user_timeout_ms, keep_idle_s, keep_intvl_s, keep_cnt, notsent_lowat;
+	/*
+	 * Low halves of snd_end and rcv_read when the process last forked, or got the connection: a direction that has
+	 * not moved since may go to a process that needs the other one. Any value is a good one.
+	 */
+	_Atomic uint32_t mark_snd, mark_read;
 	/* written by the service: fast thread */
 	_Alignas(64) _Atomic uint64_t rcv_end; /* bytes put into the receive buffer so far */
 	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */

@@ -26,12 +26,13 @@ enum ipc_msg_type {
 			       fds: app memfd, buffer memfd, page (read-only), words map (read-only), doorbell eventfd */
 	IPC_MSG_REFUSED,   /* svc: arg[0] = errno, text = one line for people */
 	IPC_MSG_CONTEXT,   /* app: arg[0] = context index; answer: CONTEXT with an eventfd the ringers write */
-	IPC_MSG_ADOPT,  /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number; fd: the socket.
-			       Answered in the slot */
-	IPC_MSG_LISTEN, /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
+	IPC_MSG_ADOPT,     /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number,
+			       [4] = IPC_HALF_*, 0: both; fd: the socket. Answered in the slot */
+	IPC_MSG_LISTEN,    /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
 			       arg[0] = 1 if its connections may be adopted, [1] = exchanges, [2] = bytes before adoption */
-	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, or IPC_SLOT_NONE, [1] = descriptor number; fd: the
-			       socket. Give the connection back to Linux, whichever process it is FAST in */
+	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, or IPC_SLOT_NONE, [1] = descriptor number, [2] = 1: the
+			       slot was FAST, so there is nothing to be answered if it is not any more; fd: the socket.
+			       Give the connection back to Linux, whichever process it is FAST in */
 	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
 	IPC_MSG_PREPARE,  /* app: there is going to be an ADOPT: attach XDP. No answer, but ipc_page.ready */
 	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats", "release ..."; answer: ADMIN, fd = memfd with JSON */

@@ -240,18 +240,24 @@ static void adopt_go(struct slow *s, struct conn *c)
 		adopt_cancel(s, c, reason);
 }
 
-void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd)
+void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 {
-	struct leave_for to = {a, slot, context, opts, app_fd};
+	struct app *a = to->app;
+	uint32_t slot = to->slot;
 	struct conn *c = adopt_taken(s, fd);
 	struct sock_state st = {0};
 	uint32_t reason;
 	int examined;
 
 	app_unpark(a, slot);
-	atomic_store_explicit(&a->shm->slot[slot].context, context, memory_order_relaxed);
+	atomic_store_explicit(&a->shm->slot[slot].context, to->context, memory_order_relaxed);
 	if (c) {
-		leave_move(s, c, &to, fd);
+		leave_move(s, c, to, fd);
+		return;
+	}
+	if (to->halves & IPC_HALF_BACK) { /* it is Linux's by now */
+		closer_close(fd);
+		app_slot_finish(s, a, slot, IPC_RETURNED, IPC_REASON_HANDED_BACK);
 		return;
 	}
 	examined = sock_examine(fd, &st);
@@ -271,9 +277,9 @@ void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context,
 	a->conns++;
 	a->slot_conn[slot] = c->id;
 	c->slot = slot;
-	c->context = context;
-	c->opts = opts;
-	c->app_fd = app_fd;
+	c->context = to->context;
+	c->opts = to->opts;
+	c->app_fd = to->app_fd;
 	c->fd = fd;
 	c->cookie = st.cookie;
 	c->sock = st;
@@ -423,7 +429,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 	shadow_template(answer, &c->tmpl);
 	memcpy(c->peer_mac, c->tmpl.dst_mac, sizeof c->peer_mac);
 	c->thread = c->held ? c->held->thread : 0;
-	conn_fill_slot(c);
+	conn_fill_slot(c, c->app, c->slot);
 	adopt_install(s, c, answer);
 	conn_set_state(s, c, CONN_FAST);
 	while ((h = c->held)) {

@@ -305,14 +305,23 @@ void app_buffers_put(struct app *a, uint32_t size, uint64_t off)
 	a->free_bufs[k].off[a->free_bufs[k].count++] = off;
 }
 
-void app_park(struct app *a, uint32_t slot, const struct conn *c)
+void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size)
 {
+	struct parked *p;
+
 	if (!a->parked)
 		a->parked = calloc(IPC_SLOTS, sizeof *a->parked);
-	if (!a->parked)
+	if (!a->parked || !size)
 		return; /* lost to the application until it ends */
-	a->parked[slot] = (struct parked){c->rx_off, c->tx_off, c->rx_size, c->tx_size};
-	a->nparked++;
+	p = &a->parked[slot];
+	a->nparked += !p->rx_size && !p->tx_size;
+	if (rx) {
+		p->rx_off = off;
+		p->rx_size = size;
+	} else {
+		p->tx_off = off;
+		p->tx_size = size;
+	}
 }
 
 void app_unpark(struct app *a, uint32_t slot)

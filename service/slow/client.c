@@ -132,15 +132,23 @@ static int client_context(struct slow *s, struct client *cl, const struct ipc_ms
 
 static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg *in, int *fd)
 {
-	struct app *a = cl->app;
+	struct leave_for to = {.app = cl->app};
+	uint64_t halves = in->arg[4];
 	int own;
 
-	if (in->arg[0] >= IPC_SLOTS || in->arg[2] >= IPC_CONTEXTS || a->slot_conn[in->arg[0]] != SLOW_NONE ||
-	    in->arg[3] > INT_MAX)
+	if (in->arg[0] >= IPC_SLOTS || in->arg[2] >= IPC_CONTEXTS || cl->app->slot_conn[in->arg[0]] != SLOW_NONE ||
+	    in->arg[3] > INT_MAX || halves & ~(uint64_t)(IPC_HALF_RX | IPC_HALF_TX | IPC_HALF_BACK))
 		return -EPROTO;
+	if (!(halves & (IPC_HALF_RX | IPC_HALF_TX)))
+		halves |= IPC_HALF_RX | IPC_HALF_TX;
+	to.slot = (uint32_t)in->arg[0];
+	to.opts = (uint32_t)in->arg[1];
+	to.context = (uint32_t)in->arg[2];
+	to.app_fd = (int)in->arg[3];
+	to.halves = (uint32_t)halves;
 	own = *fd;
 	*fd = -1; /* the transaction's now */
-	adopt_begin(s, a, (uint32_t)in->arg[0], (uint32_t)in->arg[2], (uint32_t)in->arg[1], (int)in->arg[3], own);
+	adopt_begin(s, &to, own);
 	return 0;
 }
 
@@ -148,6 +156,7 @@ static int client_return(struct slow *s, struct client *cl, const struct ipc_msg
 {
 	struct leave_for asker = {.app = cl->app, .app_fd = (int)in->arg[1]};
 	uint32_t conn;
+	bool is_own;
 
 	if (in->arg[0] == IPC_SLOT_NONE) { /* a child that has the control socket from its parent, and no slot */
 		leave_asked(s, NULL, fd);
@@ -157,7 +166,10 @@ static int client_return(struct slow *s, struct client *cl, const struct ipc_msg
 		return -EPROTO;
 	asker.slot = (uint32_t)in->arg[0];
 	conn = cl->app->slot_conn[asker.slot];
-	if (conn != SLOW_NONE && (s->conns[conn].app != cl->app || s->conns[conn].slot != asker.slot))
+	is_own = conn != SLOW_NONE && conn_is_slot(&s->conns[conn], cl->app, asker.slot);
+	if (in->arg[2] == 1 && !is_own)
+		return 0; /* it has been told already, and may have asked for something else in this slot */
+	if (conn != SLOW_NONE && !is_own)
 		return -EPROTO; /* it waits for something else already */
 	leave_asked(s, &asker, fd);
 	return 0;

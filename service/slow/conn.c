@@ -98,14 +98,16 @@ struct conn *conn_find_cookie(struct slow *s, uint64_t cookie)
 	return NULL;
 }
 
-void conn_fill_slot(struct conn *c)
+void conn_fill_slot(const struct conn *c, struct app *a, uint32_t slot)
 {
-	struct ipc_slot *sl = &c->app->shm->slot[c->slot];
+	struct ipc_slot *sl = &a->shm->slot[slot];
+	bool rx = c->app == a && c->slot == slot, tx = conn_tx_app(c) == a && conn_tx_slot(c) == slot;
 
-	sl->rx_off = c->rx_off;
-	sl->tx_off = c->tx_off;
-	sl->rx_size = c->rx_size;
-	sl->tx_size = c->tx_size;
+	/* a half that it does not have is never used: any piece of its memory will do */
+	sl->rx_off = rx ? c->rx_off : c->tx_off;
+	sl->tx_off = tx ? c->tx_off : c->rx_off;
+	sl->rx_size = rx ? c->rx_size : c->tx_size;
+	sl->tx_size = tx ? c->tx_size : c->rx_size;
 	sl->flow_id = c->id;
 	sl->thread = c->thread;
 	sl->discard = 0; /* dropped from the kernel's queue here */
@@ -159,26 +161,36 @@ void conn_set_state(struct slow *s, struct conn *c, enum conn_state state)
 		c->closed_ns = s->now_ns;
 }
 
+void conn_release_slot(struct slow *s, struct app *a, uint32_t slot, enum ipc_state final, uint32_t reason)
+{
+	a->slot_conn[slot] = SLOW_NONE;
+	a->conns--;
+	app_slot_finish(s, a, slot, final, reason);
+	app_release(s, a);
+}
+
 void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park)
 {
-	struct app *a = c->app;
+	struct app *a = c->app, *tx = conn_tx_app(c);
+	uint32_t tx_slot = conn_tx_slot(c);
 
 	if (!a)
 		return;
-	c->app = NULL;
 	if (park) {
-		app_park(a, c->slot, c);
+		app_park(a, c->slot, true, c->rx_off, c->rx_size);
+		app_park(tx, tx_slot, false, c->tx_off, c->tx_size);
 	} else {
 		if (c->rx_size)
 			app_buffers_put(a, c->rx_size, c->rx_off);
 		if (c->tx_size)
-			app_buffers_put(a, c->tx_size, c->tx_off);
+			app_buffers_put(tx, c->tx_size, c->tx_off);
 	}
 	c->rx_size = c->tx_size = 0;
-	a->slot_conn[c->slot] = SLOW_NONE;
-	a->conns--;
-	app_slot_finish(s, a, c->slot, final, reason);
-	app_release(s, a);
+	c->app = NULL;
+	if (c->sender.app)
+		conn_release_slot(s, tx, tx_slot, final, reason);
+	c->sender.app = NULL;
+	conn_release_slot(s, a, c->slot, final, reason);
 }
 
 void conn_free(struct slow *s, struct conn *c)
@@ -259,6 +271,17 @@ void conn_progress(struct slow *s, struct conn *c)
 		conn_remove(s, c);
 }
 
+static bool conn_slot_is_let_go(const struct app *a, uint32_t slot)
+{
+	return a->exited || atomic_load_explicit(&a->shm->slot[slot].fd_plus1, memory_order_relaxed) == 0;
+}
+
+static bool conn_slots_are_let_go(const struct conn *c)
+{
+	return conn_slot_is_let_go(c->app, c->slot) &&
+	       (!c->sender.app || conn_slot_is_let_go(c->sender.app, c->sender.slot));
+}
+
 /*
  * Has the application let go of the descriptor? While the kernel socket lives, sock_diag
  * knows. Once it is dead (both FINs exchanged, or reset) Linux shows nothing, neither of an open
@@ -272,8 +295,7 @@ bool conn_is_let_go(const struct conn *c)
 
 	if (!kernel_dead)
 		return sock_is_orphan(&c->key) == 1;
-	return c->app->exited || (c->failed && c->app->dying) ||
-	       atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0;
+	return conn_slots_are_let_go(c) || (c->failed && c->app->dying && conn_tx_app(c)->dying);
 }
 
 static void conn_look_for_orphan(struct slow *s, struct conn *c)
@@ -302,7 +324,7 @@ void conn_sweep(struct slow *s)
 		}
 		if (c->state != CONN_FAST)
 			continue;
-		if (!c->orphan && (c->local_fin || c->failed || c->app->exited))
+		if (!c->orphan && (c->local_fin || c->failed || conn_has_exited(c)))
 			conn_look_for_orphan(s, c);
 		if (c->state == CONN_FAST && c->orphan && c->fin_acked && !c->peer_fin &&
 		    s->now_ns - c->closed_ns > SLOW_FIN_WAIT2_NS) {

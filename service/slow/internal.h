@@ -20,6 +20,7 @@
 #define SLOW_HELD 64     /* frames held per adoption */
 #define SLOW_ADOPTING 64 /* transactions at a time; further requests wait in their sockets */
 #define SLOW_LEAVING 32  /* frozen at a time, when all are given back */
+#define SLOW_BACK 4      /* times that halves of a connection go back to a process that they were taken from */
 #define SLOW_NEIGHBOURS 1024
 #define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
 #define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
@@ -39,11 +40,12 @@ struct held_frame {
 	uint8_t data[];
 };
 
-/* A slot of an application that waits for the outcome. Holds the application (app.conns). */
+/* A slot of an application that waits for the outcome, or has a half. Holds the application (app.conns). */
 struct leave_for {
 	struct app *app; /* NULL: none */
 	uint32_t slot, context, opts;
 	int app_fd;
+	uint32_t halves; /* IPC_HALF_*: what it asks for */
 };
 
 enum leave_settle {
@@ -66,9 +68,12 @@ struct conn {
 	uint64_t cookie;
 	struct app *app; /* NULL once its slot was released (TIME_WAIT) */
 	uint32_t slot, context, thread;
-	uint64_t rx_off, tx_off;
+	uint64_t rx_off, tx_off; /* see conn_tx_app() */
 	uint32_t rx_size, tx_size;
 	int app_fd; /* descriptor number in the application, -1: none */
+	struct leave_for
+		sender; /* another slot that has the sending half; `app` and `slot` have the receiving one then */
+	uint32_t backs; /* times a half went back */
 
 	/* adoption */
 	int fd;       /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
@@ -91,6 +96,7 @@ struct conn {
 	bool leave_refused;     /* its socket could not be had */
 	struct leave_for mover; /* who takes it over; none: it goes back to Linux */
 	struct leave_for asker; /* another process that waits for it to be in Linux */
+	bool asked;             /* and so does one that has a half */
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
@@ -254,10 +260,31 @@ bool conn_is_let_go(const struct conn *c);
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
 void conn_sweep(struct slow *s);                                /* once a second */
 struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */
-/* Give slot and buffers back to the application. The fast thread no longer uses them. @park: threads of it may. */
+/* Give slots and buffers back to the applications. The fast thread no longer uses them. @park: threads of it may. */
 void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park);
+/* One slot of it is at its end. */
+void conn_release_slot(struct slow *s, struct app *a, uint32_t slot, enum ipc_state final, uint32_t reason);
 /* What the application must know of its buffers, before the slot's status says IPC_FAST. */
-void conn_fill_slot(struct conn *c);
+void conn_fill_slot(const struct conn *c, struct app *a, uint32_t slot);
+/* Whose memory has the transmit buffer, and which slot its cursor. */
+static inline struct app *conn_tx_app(const struct conn *c)
+{
+	return c->sender.app ? c->sender.app : c->app;
+}
+static inline uint32_t conn_tx_slot(const struct conn *c)
+{
+	return c->sender.app ? c->sender.slot : c->slot;
+}
+/* Does it have a half, or both? */
+static inline bool conn_is_slot(const struct conn *c, const struct app *a, uint32_t slot)
+{
+	return (c->app == a && c->slot == slot) || (c->sender.app == a && c->sender.slot == slot);
+}
+/* Is one of their processes gone? */
+static inline bool conn_has_exited(const struct conn *c)
+{
+	return c->app->exited || (c->sender.app && c->sender.app->exited);
+}
 
 /* down.c: to the fast threads. Commands are never lost: what a full ring can't take waits in order. */
 void down_send(struct slow *s, uint32_t thread, enum fast_cmd cmd, const void *data, uint32_t len);
@@ -277,9 +304,9 @@ void app_close_all(struct slow *s); /* the fast threads have ended */
 int app_context(struct slow *s, struct app *a, uint32_t index);
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off);
 void app_buffers_put(struct app *a, uint32_t size, uint64_t off);
-void app_park(struct app *a, uint32_t slot, const struct conn *c);
-void app_unpark(struct app *a, uint32_t slot); /* the slot is used anew */
-void app_unpark_all(struct app *a);            /* those that the application has let go of */
+void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size); /* one of its two buffers */
+void app_unpark(struct app *a, uint32_t slot);                                     /* the slot is used anew */
+void app_unpark_all(struct app *a); /* those that the application has let go of */
 /* Write a slot's final status and wake whoever waits for it. */
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason);
 
@@ -292,7 +319,8 @@ void client_close(struct slow *s, struct client *cl);
 void client_capture(struct slow *s, const struct up_frame *f);
 
 /* adopt.c */
-void adopt_begin(struct slow *s, struct app *a, uint32_t slot, uint32_t context, uint32_t opts, int app_fd, int fd);
+/* Socket @fd, which is taken over, for a slot of an application, which is not held. */
+void adopt_begin(struct slow *s, const struct leave_for *to, int fd);
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */

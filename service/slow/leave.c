@@ -17,8 +17,9 @@
  * 1 is here, 2 to 6 in restore.c. From 2 on everything happens in one turn of the main thread,
  * but for the waits that enum leave_settle names. A second process (a forked child, the
  * receiver of a descriptor) is served by 1, a copy of the live bytes into its own buffers, and
- * CMD_INSTALL. A process that finds its connection moved away asks for it to be in Linux,
- * where both may use it.
+ * CMD_INSTALL: of both halves of the connection, or of the one that it needs while the other
+ * process uses the other one. A process that uses what has moved away asks for the connection
+ * to be in Linux, where both may use it.
  */
 #include "service/slow/internal.h"
 
@@ -54,18 +55,28 @@ void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t 
 
 /* ---- begin ---- */
 
+static int leave_fetch_from(const struct conn *c, const struct app *a, uint32_t slot, int app_fd)
+{
+	uint32_t said = atomic_load_explicit(&a->shm->slot[slot].fd_plus1, memory_order_relaxed);
+	int fd = -ENOENT;
+
+	if (a->exited)
+		return fd;
+	if (said && said <= INT_MAX)
+		fd = sock_fetch(a->pid, (int)said - 1, c->cookie);
+	return fd < 0 && app_fd >= 0 ? sock_fetch(a->pid, app_fd, c->cookie) : fd;
+}
+
 /* A duplicate of the socket: by the number that the library last named, else by looking for it. */
 static int leave_fetch(struct conn *c)
 {
-	uint32_t said = c->app ? atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) : 0;
-	int fd = -ENOENT;
+	int fd;
 
 	if (!c->app)
-		return fd;
-	if (said && said <= INT_MAX && !c->app->exited)
-		fd = sock_fetch(c->app->pid, (int)said - 1, c->cookie);
-	if (fd < 0 && c->app_fd >= 0 && !c->app->exited)
-		fd = sock_fetch(c->app->pid, c->app_fd, c->cookie);
+		return -ENOENT;
+	fd = leave_fetch_from(c, c->app, c->slot, c->app_fd);
+	if (fd < 0 && c->sender.app)
+		fd = leave_fetch_from(c, c->sender.app, c->sender.slot, c->sender.app_fd);
 	return fd < 0 ? sock_fetch_any(c->app->pid, &c->key, c->cookie) : fd;
 }
 
@@ -127,7 +138,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 		c = &s->conns[held];
 		fd = -1;
 	}
-	own = c && asker && c->app == asker->app && c->slot == asker->slot;
+	own = c && asker && conn_is_slot(c, asker->app, asker->slot);
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_cancel(s, c, IPC_REASON_HANDED_BACK); /* answers the adopter's slot */
 		c = NULL;
@@ -145,6 +156,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	} else if (asker && !own) {
 		app_slot_finish(s, asker->app, asker->slot, IPC_RETURNED, IPC_REASON_RETRY);
 	}
+	c->asked |= own;
 	if (c->state != CONN_FAST)
 		return; /* on its way; a move goes on to Linux when it is done */
 	dup_fd = fd < 0 ? -1 : dup(fd);
@@ -178,6 +190,10 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.app = c->app->index,
 		.slot = c->slot,
 		.context = c->context,
+		.split = c->sender.app != NULL,
+		.tx_app = conn_tx_app(c)->index,
+		.tx_slot = conn_tx_slot(c),
+		.tx_context = c->sender.context,
 		.tmpl = c->tmpl,
 		.snd_base = z->snd_base,
 		.snd_una = z->snd_una,
@@ -214,7 +230,6 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 	};
 	struct cc_state keep = c->cc_state;
 
-	conn_fill_slot(c);
 	congest_install(s, c, c->sock.congestion, z->srtt_us, z->mss);
 	c->cc_state = keep;
 	down_send(s, c->thread, CMD_INSTALL, &init, sizeof init);
@@ -252,50 +267,141 @@ static void leave_copy(uint8_t *to, const uint8_t *from, uint32_t size, uint64_t
 	}
 }
 
-/* The live bytes into the mover's memory, at the same offsets. Returns false if it has no room. */
-static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_frozen *z)
-{
-	uint32_t rx_size = c->rx_size, tx_size = c->tx_size;
-	struct leave_for to = c->mover;
-	uint64_t rx_off, tx_off;
-	struct app *old = c->app;
+/* ---- to another process ---- */
 
-	if (to.app->dying || !app_buffers_get(to.app, rx_size, &rx_off))
+/* Has it let go of the socket? */
+static bool leave_is_gone(const struct app *a, uint32_t slot)
+{
+	return a->dying || atomic_load_explicit(&a->shm->slot[slot].fd_plus1, memory_order_relaxed) == 0;
+}
+
+/*
+ * Which halves the mover gets: what it needs, and what the other process does not use, as it is far more often a
+ * connection handed over than one that two share. 0: what was taken from it was used since: both find it in Linux.
+ */
+static uint32_t leave_halves(const struct conn *c, const struct up_frozen *z)
+{
+	const struct app *tx = conn_tx_app(c);
+	const struct ipc_slot *rs = &c->app->shm->slot[c->slot], *ts = &tx->shm->slot[conn_tx_slot(c)];
+	uint32_t need = c->mover.halves & (IPC_HALF_RX | IPC_HALF_TX), gone = 0, idle = 0;
+
+	if (leave_is_gone(c->app, c->slot))
+		gone |= IPC_HALF_RX;
+	if (leave_is_gone(tx, conn_tx_slot(c)))
+		gone |= IPC_HALF_TX;
+	if (atomic_load_explicit(&rs->mark_read, memory_order_relaxed) == (uint32_t)z->rcv_read)
+		idle |= IPC_HALF_RX;
+	if (atomic_load_explicit(&ts->mark_snd, memory_order_relaxed) == (uint32_t)z->snd_end)
+		idle |= IPC_HALF_TX;
+	if (!(c->mover.halves & IPC_HALF_BACK))
+		return need | gone | idle;
+	return need & ~(gone | idle) || c->backs >= SLOW_BACK ? 0 : need | gone;
+}
+
+static bool leave_is_same(const struct leave_for *a, const struct leave_for *b)
+{
+	return a->app == b->app && a->slot == b->slot;
+}
+
+/* Pieces of the mover's memory for the halves in @take. Returns false if it has no room. */
+static bool leave_room(struct app *to, const struct conn *c, uint32_t take, uint64_t *rx_off, uint64_t *tx_off)
+{
+	if (to->dying || (take & IPC_HALF_RX && !app_buffers_get(to, c->rx_size, rx_off)))
 		return false;
-	if (!app_buffers_get(to.app, tx_size, &tx_off)) {
-		app_buffers_put(to.app, rx_size, rx_off);
+	if (!(take & IPC_HALF_TX) || app_buffers_get(to, c->tx_size, tx_off))
+		return true;
+	if (take & IPC_HALF_RX)
+		app_buffers_put(to, c->rx_size, *rx_off);
+	return false;
+}
+
+/* The live bytes of what is received, and of what is sent, to @off in the mover's memory, at the same offsets. */
+static void leave_copy_rx(struct conn *c, const struct up_frozen *z, uint64_t off)
+{
+	leave_copy(c->mover.app->buf + off, c->app->buf + c->rx_off, c->rx_size, z->rcv_read, z->rcv_end);
+	app_park(c->app, c->slot, true, c->rx_off, c->rx_size); /* a thread of it may still be copying there */
+	c->rx_off = off;
+}
+
+static void leave_copy_tx(struct conn *c, const struct up_frozen *z, uint64_t off)
+{
+	struct app *from = conn_tx_app(c);
+
+	leave_copy(c->mover.app->buf + off, from->buf + c->tx_off, c->tx_size, z->snd_una, z->snd_end);
+	app_park(from, conn_tx_slot(c), false, c->tx_off, c->tx_size);
+	c->tx_off = off;
+}
+
+/* The halves in @take become the mover's. Returns false if it has no room: nothing has changed. */
+static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_frozen *z, uint32_t take)
+{
+	struct leave_for to = c->mover, rx = {c->app, c->slot, c->context, 0, c->app_fd, 0};
+	struct leave_for tx = c->sender.app ? c->sender : rx, old[2] = {rx, tx};
+	struct ipc_slot *sl = &to.app->shm->slot[to.slot];
+	uint64_t rx_off = 0, tx_off = 0;
+
+	if (!leave_room(to.app, c, take, &rx_off, &tx_off))
 		return false;
+	if (take & IPC_HALF_RX) {
+		leave_copy_rx(c, z, rx_off);
+		rx = to;
 	}
-	leave_copy(to.app->buf + rx_off, old->buf + c->rx_off, rx_size, z->rcv_read, z->rcv_end);
-	leave_copy(to.app->buf + tx_off, old->buf + c->tx_off, tx_size, z->snd_una, z->snd_end);
-	conn_release_app(s, c, IPC_RETURNED, IPC_REASON_MOVED, true);
+	if (take & IPC_HALF_TX) {
+		leave_copy_tx(c, z, tx_off);
+		tx = to;
+	}
 	c->mover.app = NULL; /* its hold on the application becomes the connection's */
-	c->app = to.app;
-	c->slot = to.slot;
-	c->context = to.context;
-	c->app_fd = to.app_fd;
-	c->rx_off = rx_off;
-	c->tx_off = tx_off;
-	c->rx_size = rx_size;
-	c->tx_size = tx_size;
+	c->app = rx.app;
+	c->slot = rx.slot;
+	c->context = rx.context;
+	c->app_fd = rx.app_fd;
+	if (leave_is_same(&rx, &tx))
+		tx = (struct leave_for){.app = NULL};
+	c->sender = tx;
+	conn_fill_slot(c, to.app, to.slot);
+	atomic_store_explicit(&sl->mark_snd, (uint32_t)z->snd_end, memory_order_relaxed);
+	atomic_store_explicit(&sl->mark_read, (uint32_t)z->rcv_read, memory_order_relaxed);
+	for (int i = 0; i < 2; i++)
+		if (!conn_is_slot(c, old[i].app, old[i].slot) && (!i || !leave_is_same(&old[0], &old[1])))
+			conn_release_slot(s, old[i].app, old[i].slot, IPC_RETURNED, IPC_REASON_MOVED);
 	return true;
+}
+
+/* Goes on in Linux: the process that wants it back hears of that there. */
+static void leave_not_back(struct slow *s, struct conn *c)
+{
+	if (c->asker.app) {
+		leave_answer(s, c, &c->mover, IPC_RETURNED, IPC_REASON_RETRY);
+	} else {
+		c->asker = c->mover;
+		c->mover.app = NULL;
+	}
+	c->leave_reason = IPC_REASON_HANDED_BACK;
 }
 
 /* ---- frozen ---- */
 
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
+	uint32_t take;
+	bool back;
+
 	if (c->state != CONN_LEAVING)
 		return;
-	if (c->mover.app && !s->stopping && leave_to_mover(s, c, z)) {
+	take = c->mover.app && !s->stopping ? leave_halves(c, z) : 0;
+	back = c->mover.app && c->mover.halves & IPC_HALF_BACK;
+	if (take && leave_to_mover(s, c, z, take)) {
 		counter_add(&s->counters, CNT_MOVED, 1);
+		c->backs += back;
 		leave_install(s, c, z);
 		conn_progress(s, c);
-		if (c->asker.app && leave_begin(s, c, -1, IPC_REASON_HANDED_BACK) < 0)
+		if ((c->asker.app || c->asked) && leave_begin(s, c, -1, IPC_REASON_HANDED_BACK) < 0)
 			leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
 		return;
 	}
-	if (c->mover.app)
+	if (back && !s->stopping)
+		leave_not_back(s, c);
+	else if (c->mover.app)
 		c->leave_reason = s->stopping ? IPC_REASON_STOPPING : IPC_REASON_MEMORY;
 	c->frozen = *z;
 	restore_begin(s, c);

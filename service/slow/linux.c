@@ -105,15 +105,15 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 	counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
 	log_debug("flow %u: reset by Linux, flags 0x%02x%s%s%s", c->id, seg->flags, c->local_fin ? ", closed" : "",
 		  c->orphan ? ", orphan" : "", c->peer_fin ? ", peer closed" : "");
-	if (c->failed || (c->local_fin && (c->orphan || c->peer_fin) && !(seg->flags & TCP_ACK))) {
+	/* the end of a process may have been noticed before its FIN */
+	if (c->failed || ((c->orphan || (c->local_fin && c->peer_fin)) && !(seg->flags & TCP_ACK))) {
 		verdict_answer(s, c, VERDICT_ACCEPT);
 		return;
 	}
 	c->failed = true;
 	conn_command(s, c, CMD_ABORT, seg->flags & TCP_ACK ? ECONNABORTED : ECONNRESET, 0);
 	verdict_answer(s, c, VERDICT_REJECT);
-	if (sock_is_orphan(&c->key) == 1 &&
-	    atomic_load_explicit(&c->app->shm->slot[c->slot].fd_plus1, memory_order_relaxed) == 0)
+	if (sock_is_orphan(&c->key) == 1 && conn_is_let_go(c))
 		c->orphan = true;
 	conn_progress(s, c);
 }

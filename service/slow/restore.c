@@ -25,10 +25,16 @@
  * Is a thread of the application between its look at the slot and the end of its shutdown()? It
  * stores `busy`, then looks; the fast thread stored IPC_PAUSED, then we look: one sees the other.
  */
+static bool restore_slot_is_busy(const struct app *a, uint32_t slot)
+{
+	return !a->exited && atomic_load_explicit(&a->shm->slot[slot].busy, memory_order_relaxed) != 0;
+}
+
 static bool restore_is_busy(const struct conn *c)
 {
 	atomic_thread_fence(memory_order_seq_cst);
-	return !c->app->exited && atomic_load_explicit(&c->app->shm->slot[c->slot].busy, memory_order_relaxed) != 0;
+	return restore_slot_is_busy(c->app, c->slot) ||
+	       (c->sender.app && restore_slot_is_busy(c->sender.app, c->sender.slot));
 }
 
 static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
@@ -38,7 +44,7 @@ static void restore_built(struct slow *s, struct conn *c);
 static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
 {
 	return (struct byte_range){
-		.buf = c->app->buf + (rx ? c->rx_off : c->tx_off),
+		.buf = rx ? c->app->buf + c->rx_off : conn_tx_app(c)->buf + c->tx_off,
 		.off = start,
 		.size = rx ? c->rx_size : c->tx_size,
 		.len = (uint32_t)(end - start),
@@ -113,8 +119,10 @@ static void restore_finish(struct slow *s, struct conn *c, bool ok)
 		  ok ? "given back to Linux" : "lost", (unsigned)(pause_ns / 1000), ipc_reason_name(c->leave_reason));
 	if (c->app && !c->app->dying)
 		s->left[s->left_next++ % SLOW_LEFT] = (struct left){.app = c->app, .slot = c->slot, .key = c->key};
-	if (c->app) /* the socket will count the byte of rebuild.echo as acknowledged once more */
+	if (c->app) { /* the socket will count the byte of rebuild.echo as acknowledged once more */
 		c->app->shm->slot[c->slot].base_acked = c->sock.bytes_acked - c->rebuild.echo;
+		conn_tx_app(c)->shm->slot[conn_tx_slot(c)].base_acked = c->sock.bytes_acked - c->rebuild.echo;
+	}
 	conn_release_app(s, c, IPC_RETURNED, c->leave_reason, true);
 	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_MEMORY);
 	leave_answer(s, c, &c->asker, IPC_RETURNED, c->leave_reason);

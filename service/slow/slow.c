@@ -150,7 +150,7 @@ static uint32_t slow_release(struct slow *s, bool all, pid_t pid, uint32_t id)
 		next = c->list_next;
 		if (c->state != CONN_FAST || c->failed || !c->app)
 			continue;
-		if (all || (pid ? c->app->pid == pid : c->id == id))
+		if (all || (pid ? c->app->pid == pid || conn_tx_app(c)->pid == pid : c->id == id))
 			n += leave_begin(s, c, -1, IPC_REASON_RELEASED) == 0;
 	}
 	return n;

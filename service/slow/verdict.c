@@ -113,14 +113,16 @@ void verdict_forget(struct slow *s, struct conn *c)
 /* The kernel socket sends a window probe: for conntrack, the local side has spoken. */
 static void verdict_make_speak(struct slow *s, struct conn *c)
 {
-	int fd;
+	bool tx = c->app && c->app->exited && c->sender.app;
+	struct app *a = tx ? c->sender.app : c->app;
+	int fd, app_fd = tx ? c->sender.app_fd : c->app_fd;
 
-	if (c->orphan || c->app_fd < 0 || !c->app || c->app->exited)
+	if (c->orphan || app_fd < 0 || !a || a->exited)
 		return;
 	if (c->spoke_ns && s->now_ns - c->spoke_ns < VERDICT_AGAIN_NS / 2)
 		return;
 	c->spoke_ns = s->now_ns;
-	fd = sock_fetch(c->app->pid, c->app_fd, c->cookie);
+	fd = sock_fetch(a->pid, app_fd, c->cookie);
 	if (fd < 0)
 		return;
 	if (sock_make_speak(fd) == 0)
