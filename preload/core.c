@@ -410,6 +410,8 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 	atomic_store_explicit(&s->rcv_read, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->want, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->busy, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->mark_snd, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->mark_read, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->opts, opts, memory_order_relaxed);
 	atomic_store_explicit(&s->context, context, memory_order_relaxed);
 	atomic_store_explicit(&s->fd_plus1, (uint32_t)number + 1, memory_order_relaxed);

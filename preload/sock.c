@@ -456,19 +456,13 @@ void sock_whole(struct sock *s, int fd, uint32_t halves)
 		sock_return(s, fd, false);
 }
 
-/* Asks for a half that is elsewhere, again after a second. Returns 0: look, or -errno. */
+/* Asks for a half that is elsewhere. Returns 0: look, or -errno. */
 static int half_wait(struct sock *s, int dir, uint64_t until)
 {
-	uint64_t again = clock_now_ns() + NS_PER_S;
-	int err;
-
 	sock_need(s, (uint32_t)dir);
-	err = until ? wait_sock(s, WAIT_LEFT, MIN(until, again)) : -EAGAIN;
-	if (err == -EAGAIN && until > again) {
-		s->asked = false;
-		err = 0;
-	}
-	return err;
+	if (!s->asked) /* it could not be sent, or the answer is there */
+		return clock_now_ns() < until ? 0 : -EAGAIN;
+	return until ? wait_sock(s, WAIT_LEFT, until) : -EAGAIN;
 }
 
 /* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */

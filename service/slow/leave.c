@@ -125,6 +125,18 @@ void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int 
 	leave_freeze(s, c, IPC_REASON_MOVED);
 }
 
+/* As leave_begin(), for those who have asked; @fd (or -1) stays the caller's. @own: one that has a half is among them. */
+static void leave_on(struct slow *s, struct conn *c, int fd, bool own)
+{
+	int dup_fd = fd < 0 ? -1 : dup(fd);
+
+	if ((fd < 0 || dup_fd >= 0) && !leave_begin(s, c, dup_fd, IPC_REASON_HANDED_BACK))
+		return;
+	leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
+	if (c->sender.app && own) /* it waits for what it cannot have */
+		conn_abort(s, c, ECONNABORTED);
+}
+
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 {
 	uint64_t cookie = 0;
@@ -132,7 +144,6 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	struct conn *c = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? NULL : conn_find_cookie(s, cookie);
 	uint32_t held = asker ? asker->app->slot_conn[asker->slot] : SLOW_NONE;
 	bool own;
-	int dup_fd;
 
 	if (held != SLOW_NONE && (!c || c->id != held)) { /* the descriptor is another socket by now: the slot counts */
 		c = &s->conns[held];
@@ -159,9 +170,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 	c->asked |= own;
 	if (c->state != CONN_FAST)
 		return; /* on its way; a move goes on to Linux when it is done */
-	dup_fd = fd < 0 ? -1 : dup(fd);
-	if ((fd >= 0 && dup_fd < 0) || leave_begin(s, c, dup_fd, IPC_REASON_HANDED_BACK) < 0)
-		leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
+	leave_on(s, c, fd, own);
 }
 
 /* ---- frozen: back to FAST ---- */
@@ -395,8 +404,8 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 		c->backs += back;
 		leave_install(s, c, z);
 		conn_progress(s, c);
-		if ((c->asker.app || c->asked) && leave_begin(s, c, -1, IPC_REASON_HANDED_BACK) < 0)
-			leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
+		if (c->asker.app || c->asked)
+			leave_on(s, c, -1, c->asked);
 		return;
 	}
 	if (back && !s->stopping)
