@@ -313,20 +313,19 @@ static bool fast_ioctl(struct sock *s, int fd, unsigned long req, void *arg, int
 {
 	int n;
 
+	if (req != FIONREAD && req != SIOCOUTQ && req != SIOCOUTQNSD)
+		return false;
 	if (sock_is_open(s))
 		sock_settle(s);
-	if (req == FIONREAD || req == SIOCOUTQ || req == SIOCOUTQNSD)
-		sock_whole(s, fd, req == FIONREAD ? IPC_HALF_RX : IPC_HALF_TX);
+	sock_whole(s, fd, req == FIONREAD ? IPC_HALF_RX : IPC_HALF_TX);
 	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
 		return false;
 	if (req == FIONREAD)
 		n = (int)stream_unread(&s->st);
 	else if (req == SIOCOUTQ)
 		n = (int)stream_unacked(&s->st);
-	else if (req == SIOCOUTQNSD)
-		n = (int)stream_unsent(&s->st);
 	else
-		return false;
+		n = (int)stream_unsent(&s->st);
 	*ret = user_writable(arg, sizeof(n)) ? 0 : fail(EFAULT);
 	if (!*ret)
 		memcpy(arg, &n, sizeof(n)); /* the application's pointer need not be aligned */

@@ -133,7 +133,7 @@ static void leave_on(struct slow *s, struct conn *c, int fd, bool own)
 	if ((fd < 0 || dup_fd >= 0) && !leave_begin(s, c, dup_fd, IPC_REASON_HANDED_BACK))
 		return;
 	leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_ERROR);
-	if (c->sender.app && own) /* it waits for what it cannot have */
+	if (c->state == CONN_FAST && c->sender.app && own) /* it waits for what it cannot have */
 		conn_abort(s, c, ECONNABORTED);
 }
 
@@ -390,6 +390,15 @@ static void leave_not_back(struct slow *s, struct conn *c)
 
 /* ---- frozen ---- */
 
+/* In the slots that c names; or on to Linux, if somebody has asked meanwhile. */
+static void leave_fast_again(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	leave_install(s, c, z);
+	conn_progress(s, c);
+	if (c->asker.app || c->asked)
+		leave_on(s, c, -1, c->asked);
+}
+
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
 	uint32_t take;
@@ -397,15 +406,18 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 
 	if (c->state != CONN_LEAVING)
 		return;
+	if (c->mover.app && c->mover.app->dying &&
+	    !s->stopping) { /* it executes another image, which will ask in time */
+		leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_ERROR);
+		leave_fast_again(s, c, z);
+		return;
+	}
 	take = c->mover.app && !s->stopping ? leave_halves(c, z) : 0;
 	back = c->mover.app && c->mover.halves & IPC_HALF_BACK;
 	if (take && leave_to_mover(s, c, z, take)) {
 		counter_add(&s->counters, CNT_MOVED, 1);
 		c->backs += back;
-		leave_install(s, c, z);
-		conn_progress(s, c);
-		if (c->asker.app || c->asked)
-			leave_on(s, c, -1, c->asked);
+		leave_fast_again(s, c, z);
 		return;
 	}
 	if (back && !s->stopping)

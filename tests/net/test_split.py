@@ -18,16 +18,20 @@ PORT = 9100
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 # A process for each connection. It echoes until it is told to go: then its child reads, and it writes what comes from
-# the child through a pipe. What the first byte says is turned round: `parent` reads and `child` writes.
+# the child through a pipe (GOc); or the parent reads, and the child writes (GOp); or the child executes another image,
+# which reads (GOcx).
 SERVER = """
 import os, signal, socket, sys
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-listener = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=64)
-print("ready", flush=True)
 def read(s, w):
     while d := s.recv(65536):
         while d:
             d = d[os.write(w, d):]
+if sys.argv[3:] == ["read"]:
+    read(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    os._exit(0)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=64)
+print("ready", flush=True)
 def write(r, s):
     while d := os.read(r, 65536):
         s.sendall(d)
@@ -42,6 +46,10 @@ while True:
         s.sendall(b"G")
         r, w = os.pipe()
         child = os.fork() == 0
+        if child and d[3:] == b"x":
+            for fd in s.fileno(), w:
+                os.set_inheritable(fd, True)
+            os.execv(sys.executable, [sys.executable, sys.argv[0], str(s.fileno()), str(w), "read"])
         if child == (d[2:3] == b"c"):
             os.close(r)
             read(s, w)
@@ -125,7 +133,7 @@ def test_carried(lab, server):
     share = FastShare(lab)
     n = scale(60, 10)
     for i in range(n):
-        pump(started(lab, b"cp"[i % 2:i % 2 + 1]), 300000 + 70001 * i, i)
+        pump(started(lab, (b"c", b"p", b"cx")[i % 3]), 300000 + 70001 * i, i)
     assert Pumps(lab, 6, 3 << 20, 100).end() == []
     share.assert_fast(0.95, n + 6)
     if not lab.plain:
