@@ -480,9 +480,10 @@ static void info_exact(void)
 static void info_times(void)
 {
 	struct conn *c = conn_open();
-	struct tcp_info a, b;
+	struct tcp_info a = info_get(c), b;
 
 	info_exchange(c, 1, 10);
+	info_acked(c, &a, 10);
 	pause_ms(600);
 	a = info_get(c);
 	peer_text(c, "x");

@@ -18,6 +18,8 @@ struct task {
 	int64_t total;
 	uint64_t hash;
 	pthread_t t;
+	_Atomic pid_t tid;
+	_Atomic bool over;
 };
 
 static void *blocked(void *arg)
@@ -26,6 +28,7 @@ static void *blocked(void *arg)
 	struct pollfd p = {.fd = k->c->fd, .events = POLLIN};
 	char in[100];
 
+	k->tid = gettid();
 	if (!strcmp(k->call, "poll"))
 		k->ret = poll(&p, 1, 1500);
 	else if (!strcmp(k->call, "send"))
@@ -33,14 +36,31 @@ static void *blocked(void *arg)
 	else
 		k->ret = recv(k->c->fd, in, sizeof(in), 0);
 	k->err = errno;
+	k->over = true;
 	return NULL;
 }
 
+static bool is_asleep(pid_t tid)
+{
+	char path[64], text[256] = "", *state;
+	int fd, n;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	fd = open(path, O_RDONLY);
+	n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : 0;
+	close(fd);
+	state = n > 0 ? strrchr(text, ')') : NULL;
+	return state && state[1] && state[2] == 'S';
+}
+
+/* A thread that is blocked in @call when this returns. */
 static void start(struct task *k, struct conn *c, const char *call)
 {
 	*k = (struct task){.c = c, .call = call};
 	pthread_create(&k->t, NULL, blocked, k);
-	pause_ms(40);
+	for (int n = 0; n < 3000 && !(k->tid && is_asleep(k->tid)); n++)
+		pause_ms(1);
+	pause_ms(10);
 }
 
 static void finish(struct task *k)
@@ -161,7 +181,8 @@ static void two_receivers(void)
 	start(&k[0], c, "recv");
 	start(&k[1], c, "recv");
 	peer_text(c, "x");
-	pause_ms(20);
+	while (!k[0].over && !k[1].over)
+		pause_ms(1);
 	peer_text(c, "y");
 	finish(&k[0]);
 	finish(&k[1]);

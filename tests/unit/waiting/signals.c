@@ -3,6 +3,7 @@
 #define _GNU_SOURCE 1
 #include "tests/unit/waiting/lab.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -11,7 +12,7 @@
 
 /* ---- signals ---- */
 
-static volatile sig_atomic_t hits;
+static _Atomic int hits; /* of signals */
 static int hit_fd;
 
 static void on_signal(int sig)
@@ -41,47 +42,96 @@ static void alarm_every(int ms)
 	setitimer(ITIMER_REAL, &t, NULL);
 }
 
+static pid_t asleep_tid;
+static _Atomic bool interrupting, interrupts_over;
+
+static bool is_asleep(pid_t tid)
+{
+	char path[64], text[256] = "", *state;
+	int fd, n;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	fd = open(path, O_RDONLY);
+	n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : 0;
+	close(fd);
+	state = n > 0 ? strrchr(text, ')') : NULL;
+	return state && state[1] && state[2] == 'S';
+}
+
+/* SIGALRM to a thread whenever it sleeps in a call that is to be interrupted, and its last one has been handled. */
+static void *act_interrupt(void *thread)
+{
+	while (!interrupts_over) {
+		int before = hits;
+
+		if (!interrupting || !is_asleep(asleep_tid)) {
+			pause_ms(1);
+			continue;
+		}
+		pthread_kill(*(pthread_t *)thread, SIGALRM);
+		while (hits == before && !interrupts_over)
+			pause_ms(1);
+	}
+	return NULL;
+}
+
+#define INTERRUPT(call)               \
+	({                            \
+		int ret_;             \
+		interrupting = true;  \
+		ret_ = (int)(call);   \
+		interrupting = false; \
+		result(ret_);         \
+	})
+
+static ssize_t send_until_full(int fd)
+{
+	char b[4096] = {0};
+	ssize_t n;
+
+	do
+		n = send(fd, b, sizeof(b), 0);
+	while (n > 0);
+	return n;
+}
+
 CASE(interrupts)
 {
 	struct timeval limit = {LONG / 1000, 0};
 	struct pair p = pair_new(), q = pair_new(), full = pair_new();
 	int ep = epoll_create1(0);
 	struct pollfd f = {.fd = p.s, .events = POLLIN};
+	pthread_t own = pthread_self(), other;
 	struct epoll_event e;
-	char b[4096] = {0};
+	char b[1];
 	fd_set r;
 
+	asleep_tid = gettid();
+	CHECK(!pthread_create(&other, NULL, act_interrupt, &own));
 	CHECK(!add(ep, p.s, EPOLLIN, 1));
 	setsockopt(q.s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	for (int quiet = 0; quiet < 30; quiet++) {
-		while (send(full.c, b, sizeof(b), MSG_DONTWAIT) > 0)
-			quiet = 0;
-		pause_ms(10);
-	}
 	for (int restart = 0; restart < 2; restart++) {
 		handler(SIGALRM, on_signal, restart ? SA_RESTART : 0);
-		alarm_every(PAUSE);
-		printf("epoll %s", result(epoll_wait(ep, &e, 1, -1)));
-		printf(" poll %s %x", result(poll(&f, 1, -1)), f.revents);
+		printf("epoll %s", INTERRUPT(epoll_wait(ep, &e, 1, -1)));
+		printf(" poll %s", INTERRUPT(poll(&f, 1, -1)));
+		printf(" %x", f.revents);
 		FD_ZERO(&r);
 		FD_SET(p.s, &r);
-		printf(" select %s", result(select(p.s + 1, &r, NULL, NULL, NULL)));
-		printf(" recv with limit %s", result((int)recv(q.s, b, 1, 0)));
-		alarm_every(0);
+		printf(" select %s", INTERRUPT(select(p.s + 1, &r, NULL, NULL, NULL)));
+		printf(" recv with limit %s", INTERRUPT(recv(q.s, b, 1, 0)));
 		hits = 0;
 		hit_fd = p.c;
-		handler(SIGALRM, on_signal_send, restart ? SA_RESTART : 0);
-		alarm_every(PAUSE);
-		printf(" recv %s", result((int)recv(p.s, b, 1, 0)));
+		if (restart) /* it goes on, and what the second signal's handler sends ends it */
+			handler(SIGALRM, on_signal_send, SA_RESTART);
+		printf(" recv %s", INTERRUPT(recv(p.s, b, 1, 0)));
 		if (!restart) {
-			printf(" %s", result((int)recv(p.s, b, 1, 0)));
-			printf(" send %s", result((int)send(full.c, b, sizeof(b), 0)));
+			printf(" %s", INTERRUPT(recv(p.s, b, 1, 0)));
+			printf(" send %s", INTERRUPT(send_until_full(full.c)));
 		}
-		alarm_every(0);
-		pause_ms(PAUSE);
-		drain(p.s);
 		printf(" hits %d\n", hits >= 2);
 	}
+	interrupts_over = true;
+	pthread_join(other, NULL);
 }
 
 /* A blocked signal is let in by the call's mask alone: none is lost between the mask and the sleep. */
