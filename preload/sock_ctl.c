@@ -79,7 +79,7 @@ static void accepted(int listen_fd, int fd, bool nonblock)
 		if (s) {
 			if (lock_take(&l->lock)) { /* another thread may be asking for it */
 				s->policy = l->policy;
-				s->policy_known = l->policy_known;
+				atomic_store_explicit(&s->policy_known, l->policy_known, memory_order_release);
 				lock_drop(&l->lock);
 			}
 			if (s->policy_known && !s->policy.accelerate)

@@ -123,8 +123,9 @@ struct sock *sock_track(int fd, bool nonblock)
 	memset((char *)s + offsetof(struct sock, state), 0, sizeof(*s) - offsetof(struct sock, state));
 	s->file.type = FILE_SOCK;
 	s->slot = SLOT_NONE;
-	s->fd = fd;
-	s->nonblock = nonblock;
+	/* nobody else sees them before refs */
+	atomic_store_explicit(&s->fd, fd, memory_order_relaxed);
+	atomic_store_explicit(&s->nonblock, nonblock, memory_order_relaxed);
 	s->generation = atomic_load_explicit(&inherit_generation, memory_order_relaxed);
 	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
