@@ -52,9 +52,6 @@ $(BUILD)/libtapas.so: $(call objs,$(LIB_SRC)) preload/tapas.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libtapas.so.1 -Wl,--version-script=preload/tapas.map -o $@ $(filter %.o,$^)
 	@ln -sf libtapas.so $@.1
 
-# the libraries are there from a program's start: what belongs to a thread has a fixed place, and needs no call
-$(BUILD)/obj/preload/%.o: ALL_CFLAGS += -ftls-model=initial-exec
-
 $(BUILD)/libtapas-preload.so: $(call objs,$(PRELOAD_SRC)) preload/preload.map
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,now -Wl,--wrap=syscall -Wl,--version-script=preload/preload.map -o $@ $(filter %.o,$^) -ldl

@@ -67,12 +67,12 @@ static int fd_raise(int fd)
 	return high;
 }
 
-static uint64_t core_sock_cookie(int fd)
+uint64_t core_cookie(int fd)
 {
 	uint64_t cookie = 0;
 	socklen_t len = sizeof(cookie);
 
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
+	return syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
 }
 
 /* Send @m and wait for the answer of the same type; others are late answers to requests that timed out. */
@@ -205,7 +205,7 @@ int core_open(const char *path, struct core **out)
 		return sock;
 	}
 	c->sock = fd_raise(sock);
-	c->sock_cookie = core_sock_cookie(c->sock);
+	c->sock_cookie = core_cookie(c->sock);
 	err = core_hello(c);
 	if (!err) {
 		int flags = (int)syscall(SYS_fcntl, c->sock, F_GETFL);
@@ -468,7 +468,7 @@ int core_return_heir(const struct core *c, int fd)
 	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_RETURN, .arg = {IPC_SLOT_NONE}};
 	int cancel, err;
 
-	if (core_is_dead(c) || !c->sock_cookie || core_sock_cookie(c->sock) != c->sock_cookie)
+	if (core_is_dead(c) || !c->sock_cookie || core_cookie(c->sock) != c->sock_cookie)
 		return -EBADF;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	if (core_fd_hook) /* or it would be a message of the application's */

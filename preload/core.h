@@ -93,6 +93,9 @@ void core_context_wake(struct core *c, uint32_t context);
 int core_slot_take(struct core *c, void *owner);
 void core_slot_put(struct core *c, uint32_t slot);
 
+/* The socket's cookie; 0: not a socket. */
+uint64_t core_cookie(int fd);
+
 /*
  * Ask the service to adopt socket @fd, number @number in the application. Sets the slot's
  * status to IPC_ADOPTING; the answer comes in the slot, through the bell of @context. Does not

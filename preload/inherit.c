@@ -44,16 +44,11 @@ void inherit_forked(void)
 /* From here on the service can tell which halves of a connection this process still uses. */
 static void mark_all(void)
 {
-	int top = fd_top();
+	struct sock *s;
 
-	for (int fd = 0; fd <= top; fd++) {
-		struct sock *s = file_get_any(fd) ? sock_get(fd) : NULL;
-
-		if (s && sock_state(s) == SOCK_FAST)
+	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
+		if (sock_state(s) == SOCK_FAST)
 			stream_mark(&s->st);
-		if (s)
-			sock_put(s);
-	}
 }
 
 /* Threads that enter the kernel from here on say so themselves (share.c); those that are in it cannot. */
@@ -174,7 +169,7 @@ static void inherit_one(int fd, uint64_t cookie, bool is_linux)
 {
 	struct sock *s;
 
-	if (fd < 0 || fd >= FD_MAX || file_get_any(fd) || !cookie || sock_cookie(fd) != cookie)
+	if (fd < 0 || fd >= FD_MAX || file_get_any(fd) || !cookie || core_cookie(fd) != cookie)
 		return;
 	s = share_track(fd, cookie);
 	if (!s)
@@ -260,7 +255,7 @@ void inherit_dup(struct sock *s, int from, int to, const void *key)
 	if (!key)
 		share_mark_fd(to); /* the child's; an image that knows the connection drops it */
 	if (!is_busy(s) && lock_take(&notes_lock)) {
-		notes[notes_next++ % NOTES] = (struct note){note_key(key), from, to, sock_cookie(from)};
+		notes[notes_next++ % NOTES] = (struct note){note_key(key), from, to, core_cookie(from)};
 		lock_drop(&notes_lock);
 	}
 	errno = saved;
@@ -323,7 +318,7 @@ static void twin_close(struct list *l, int fd, int same, uint64_t cookie)
 {
 	int flags = fd == same ? 0 : (int)syscall(SYS_fcntl, fd, F_GETFD);
 
-	if (flags < 0 || !(flags & FD_CLOEXEC) || l->undo->n == INHERIT_TWINS || sock_cookie(fd) != cookie)
+	if (flags < 0 || !(flags & FD_CLOEXEC) || l->undo->n == INHERIT_TWINS || core_cookie(fd) != cookie)
 		return;
 	l->undo->twin[l->undo->n].fd = fd;
 	l->undo->twin[l->undo->n++].same = same;
@@ -363,7 +358,7 @@ void inherit_failed(const struct inherit_undo *undo)
  */
 static void list_heir(struct list *l, struct sock *s, int fd)
 {
-	uint64_t cookie = sock_cookie(fd);
+	uint64_t cookie = core_cookie(fd);
 	bool knows = l->loads && !is_busy(s) && !s->passed;
 
 	if (!cookie)
@@ -391,7 +386,7 @@ static void list_note(struct list *l, const struct note *n)
 	struct sock *s;
 
 	if (l->how == INHERIT_EXEC) { /* it is there already */
-		if (sock_cookie(n->to) == n->cookie && !((int)syscall(SYS_fcntl, n->to, F_GETFD) & FD_CLOEXEC) &&
+		if (core_cookie(n->to) == n->cookie && !((int)syscall(SYS_fcntl, n->to, F_GETFD) & FD_CLOEXEC) &&
 		    !(l->loads && list_add(l, n->to, n->cookie, true)))
 			mark_for_image(l, n->to, n->cookie);
 		return;
@@ -399,7 +394,7 @@ static void list_note(struct list *l, const struct note *n)
 	s = sock_get(n->from);
 	if (!s)
 		return;
-	if (sock_cookie(n->from) == n->cookie) {
+	if (core_cookie(n->from) == n->cookie) {
 		bool told = l->loads && !s->passed && list_add(l, n->to, n->cookie, true);
 
 		sock_return(s, n->from, !told);

@@ -121,7 +121,7 @@ static void index_add(struct sock *s)
 
 	if (s->index_cookie)
 		return;
-	s->index_cookie = sock_cookie(s->fd);
+	s->index_cookie = core_cookie(s->fd);
 	if (!s->index_cookie)
 		return;
 	bucket = &buckets[s->index_cookie % BUCKETS];
@@ -244,7 +244,7 @@ void share_received(const struct msghdr *m)
 			/* a listener becomes known with the first connection from it */
 			if ((unsigned)fd >= FD_MAX || !is_connection(fd))
 				continue;
-			s = share_track(fd, sock_cookie(fd));
+			s = share_track(fd, core_cookie(fd));
 			if (s)
 				sock_put(s);
 		}

@@ -46,14 +46,6 @@ static void verbose(const struct sock *s, const char *what, uint32_t reason)
 	(void)!syscall(SYS_write, 2, line, (size_t)MIN(n, (int)sizeof(line) - 1));
 }
 
-uint64_t sock_cookie(int fd)
-{
-	uint64_t cookie = 0;
-	socklen_t len = sizeof(cookie);
-
-	return libc()->getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
-}
-
 static bool is_established(int fd)
 {
 	struct tcp_info info;
@@ -106,7 +98,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	s->slot = (uint32_t)slot;
 	s->context = (uint32_t)context;
 	s->fd = fd;
-	s->cookie = sock_cookie(fd);
+	s->cookie = core_cookie(fd);
 	option_load(s, fd);
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
@@ -139,7 +131,7 @@ void sock_claim_start(struct sock *s)
 	bool back = s->claim == CLAIM_RETURN && need && sock_threads(s) <= 1;
 	int err;
 
-	s->cookie = sock_cookie(s->fd);
+	s->cookie = core_cookie(s->fd);
 	option_load(s, s->fd);
 	if (s->claim == CLAIM_RETURN && !back) /* its old answer is no answer to this */
 		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
@@ -372,7 +364,7 @@ bool sock_settle(struct sock *s)
 /* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
 static bool is_still_ours(struct sock *s, int fd, uint64_t word)
 {
-	if (sock_cookie(fd) != s->cookie) {
+	if (core_cookie(fd) != s->cookie) {
 		fd_forget(fd);
 		return false;
 	}

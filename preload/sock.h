@@ -146,7 +146,6 @@ extern _Atomic bool sock_stay; /* nothing more is adopted: the program makes I/O
 
 /* Track a new descriptor. */
 struct sock *sock_track(int fd, bool nonblock);
-uint64_t sock_cookie(int fd); /* 0: not a socket */
 /* Is another thread just connecting to the service, or was there no attempt lately? Then asking again is worth it. */
 bool sock_service_busy(void);
 /* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */

@@ -196,6 +196,29 @@ static long call_wait(long nr, const struct args *x)
 	}
 }
 
+/* Those about a socket, not its bytes. */
+static long call_socket(long nr, const struct args *x)
+{
+	switch (nr) {
+	case SYS_socket:
+		return socket(INT(0), INT(1), INT(2));
+	case SYS_connect:
+		return connect(INT(0), PTR(1), (socklen_t)x->a[2]);
+	case SYS_accept:
+		return accept(INT(0), PTR(1), PTR(2));
+	case SYS_accept4:
+		return accept4(INT(0), PTR(1), PTR(2), INT(3));
+	case SYS_listen:
+		return listen(INT(0), INT(1));
+	case SYS_shutdown:
+		return shutdown(INT(0), INT(1));
+	case SYS_getsockopt:
+		return getsockopt(INT(0), INT(1), INT(2), PTR(3), PTR(4));
+	default:
+		return setsockopt(INT(0), INT(1), INT(2), PTR(3), (socklen_t)x->a[4]);
+	}
+}
+
 PUBLIC long syscall(long nr, ...)
 {
 	struct args args, *x = &args;
@@ -252,21 +275,14 @@ PUBLIC long syscall(long nr, ...)
 	case SYS_ioctl:
 		return ioctl(INT(0), (unsigned long)x->a[1], PTR(2));
 	case SYS_socket:
-		return socket(INT(0), INT(1), INT(2));
 	case SYS_connect:
-		return connect(INT(0), PTR(1), (socklen_t)x->a[2]);
 	case SYS_accept:
-		return accept(INT(0), PTR(1), PTR(2));
 	case SYS_accept4:
-		return accept4(INT(0), PTR(1), PTR(2), INT(3));
 	case SYS_listen:
-		return listen(INT(0), INT(1));
 	case SYS_shutdown:
-		return shutdown(INT(0), INT(1));
 	case SYS_getsockopt:
-		return getsockopt(INT(0), INT(1), INT(2), PTR(3), PTR(4));
 	case SYS_setsockopt:
-		return setsockopt(INT(0), INT(1), INT(2), PTR(3), (socklen_t)x->a[4]);
+		return call_socket(nr, x);
 	case SYS_execve:
 		return execve(PTR(0), PTR(1), PTR(2));
 	case SYS_prctl:

@@ -31,7 +31,7 @@ struct waiter {
 	void *pool_link;
 };
 
-static __thread struct waiter *waiter;
+static __thread struct waiter *waiter __attribute__((tls_model("initial-exec")));
 static struct pool waiter_pool = {.size = sizeof(struct waiter)};
 static pthread_key_t waiter_key;
 static pthread_once_t waiter_once = PTHREAD_ONCE_INIT;

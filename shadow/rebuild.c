@@ -206,11 +206,13 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	socklen_t len = sizeof(int), clen = 16;
 	char congestion[17] = "";
 	uint32_t mss;
-	int rc, error;
+	int rc, error, repair = 0;
 
-	if (!r->again && getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, &len))
+	if (getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &repair, &len))
 		return -errno;
-	r->again = true; /* repair mode overwrites it, and so does leaving it */
+	/* repair mode overwrites it, and so does leaving it */
+	if (!repair && getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, &len))
+		return -errno;
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (rc)
 		return rc;

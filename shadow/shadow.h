@@ -158,7 +158,6 @@ struct sock_rebuild {
 	bool closing;                                  /* our FIN follows the last byte */
 	bool fin_sent;                                 /* and the peer has been sent it; nothing is unsent */
 	int reuse;                                     /* out: SO_REUSEADDR as it was, for sock_resume() */
-	bool again;                                    /* out, and in: it is in repair mode already, `reuse` is known */
 };
 
 /*

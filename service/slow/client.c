@@ -137,10 +137,10 @@ static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg 
 	int own;
 
 	if (in->arg[0] >= IPC_SLOTS || in->arg[2] >= IPC_CONTEXTS || cl->app->slot_conn[in->arg[0]] != SLOW_NONE ||
-	    in->arg[3] > INT_MAX || halves & ~(uint64_t)(IPC_HALF_RX | IPC_HALF_TX | IPC_HALF_BACK))
+	    in->arg[3] > INT_MAX || halves & ~(uint64_t)(IPC_HALVES | IPC_HALF_BACK))
 		return -EPROTO;
-	if (!(halves & (IPC_HALF_RX | IPC_HALF_TX)))
-		halves |= IPC_HALF_RX | IPC_HALF_TX;
+	if (!(halves & IPC_HALVES))
+		halves |= IPC_HALVES;
 	to.slot = (uint32_t)in->arg[0];
 	to.opts = (uint32_t)in->arg[1];
 	to.context = (uint32_t)in->arg[2];

@@ -292,7 +292,7 @@ static uint32_t leave_halves(const struct conn *c, const struct up_frozen *z)
 {
 	const struct app *tx = conn_tx_app(c);
 	const struct ipc_slot *rs = &c->app->shm->slot[c->slot], *ts = &tx->shm->slot[conn_tx_slot(c)];
-	uint32_t need = c->mover.halves & (IPC_HALF_RX | IPC_HALF_TX), gone = 0, idle = 0;
+	uint32_t need = c->mover.halves & IPC_HALVES, gone = 0, idle = 0;
 
 	if (leave_is_gone(c->app, c->slot))
 		gone |= IPC_HALF_RX;

@@ -113,8 +113,7 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 	c->failed = true;
 	conn_command(s, c, CMD_ABORT, seg->flags & TCP_ACK ? ECONNABORTED : ECONNRESET, 0);
 	verdict_answer(s, c, VERDICT_REJECT);
-	if (sock_is_orphan(&c->key) == 1 && conn_is_let_go(c))
-		c->orphan = true;
+	c->orphan |= conn_is_let_go(c);
 	conn_progress(s, c);
 }
 

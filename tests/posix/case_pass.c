@@ -35,15 +35,26 @@ static int take(int from)
 	return fd;
 }
 
+static void pair_open(int pair[2])
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		fatal("socketpair");
+}
+
+/* A child that takes from pair[1] what its parent gives to pair[0]. */
+static pid_t child_paired(int pair[2])
+{
+	pair_open(pair);
+	return child_new();
+}
+
 static void pass_to_child(void)
 {
 	int pair[2], fd;
 	struct conn *c;
 	pid_t pid;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-		fatal("socketpair");
-	pid = child_new();
+	pid = child_paired(pair);
 	if (!pid) {
 		fd = take(pair[1]);
 		process_read("child", fd);
@@ -67,9 +78,7 @@ static void pass_without_library(void)
 	pid_t pid;
 
 	/* a program without the library, which takes the descriptor as its own number 30 */
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-		fatal("socketpair");
-	pid = child_new();
+	pid = child_paired(pair);
 	if (!pid) {
 		char from[12];
 
@@ -91,8 +100,7 @@ static void pass_to_self(void)
 	struct conn *c = conn_open();
 	int pair[2], fd;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-		fatal("socketpair");
+	pair_open(pair);
 	give(pair[0], c->fd);
 	fd = take(pair[1]);
 	close(c->fd);
@@ -110,9 +118,7 @@ static void pass_and_keep(void)
 	struct conn *c;
 	pid_t pid;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-		fatal("socketpair");
-	pid = child_new();
+	pid = child_paired(pair);
 	if (!pid) {
 		int fd = take(pair[1]);
 

@@ -11,9 +11,8 @@
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include "tests/posix/posix.h"
+#include "tests/posix/process.h"
 
 #define NOBODY 65534
 
@@ -22,34 +21,12 @@ enum before { NOT_BEFORE, UNREACHABLE };
 
 static char buf[1000];
 
-static void read_say(const char *who, int fd)
-{
-	tell_data(read(fd, buf, sizeof(buf)), buf, "%s: read", who);
-}
-
-static void write_say(const char *who, int fd, const char *text)
-{
-	tell(write(fd, text, strlen(text)), "%s: write(%zu)", who, strlen(text));
-}
-
 static void poll_say(const char *who, int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 	int n = poll(&p, 1, 3000);
 
 	tell(n, "%s: poll %s", who, event_names((uint32_t)p.revents));
-}
-
-static void child_end(pid_t pid)
-{
-	int status = -1;
-
-	if (waitpid(pid, &status, 0) != pid)
-		say("waitpid: %s", err_name(errno));
-	else if (WIFSIGNALED(status))
-		say("child ended by SIG%s", sigabbrev_np(WTERMSIG(status)));
-	else
-		say("child ended with %d", WEXITSTATUS(status));
 }
 
 /* Only @calls (which end with -1) from here on. */
@@ -103,18 +80,17 @@ static void inherited(void)
 	pid_t pid;
 
 	peer_text(c, "one");
-	pid = fork();
+	pid = child_new();
 	if (!pid) {
-		alarm(5);
 		if (this_case->b == UNREACHABLE)
 			make_unreachable();
 		confine(how, calls);
-		read_say("child", c->fd);
-		write_say("child", c->fd, "first");
+		process_read("child", c->fd);
+		process_write("child", c->fd, "first");
 		if (how != BY_STRICT)
 			poll_say("child", c->fd);
-		read_say("child", c->fd);
-		write_say("child", c->fd, "second");
+		process_read("child", c->fd);
+		process_write("child", c->fd, "second");
 		child_exit(how, 3);
 	}
 	first = peer(PEER_RECV, c, 5, 0);
@@ -123,13 +99,13 @@ static void inherited(void)
 	child_end(pid);
 	say("peer got %d and %d", (int)first, (int)second);
 	peer_text(c, "three");
-	read_say("parent", c->fd);
-	write_say("parent", c->fd, "third");
+	process_read("parent", c->fd);
+	process_write("parent", c->fd, "third");
 	peer_recv_say(c, 5);
 	c->fast = false;
 	conn_warm(c); /* it is accelerated again */
 	peer_text(c, "four");
-	read_say("parent", c->fd);
+	process_read("parent", c->fd);
 }
 
 /* While the child lives, and waits in the kernel, its parent may use the connection, but not have it adopted. */
@@ -142,15 +118,14 @@ static void both(void)
 
 	if (pipe(go))
 		fatal("pipe: %s", strerror(errno));
-	pid = fork();
+	pid = child_new();
 	if (!pid) {
-		alarm(5);
 		confine((enum how)this_case->a, calls);
 		if (write(go[1], "ready", 5) == 5)
-			read_say("child", c->fd);
+			process_read("child", c->fd);
 		_exit(0);
 	}
-	read_say("parent", go[0]);
+	process_read("parent", go[0]);
 	pause_ms(20); /* it sleeps in its read */
 	for (int i = 0; i < 60; i++)
 		if (write(c->fd, "0123456789", 10) != 10)
@@ -159,7 +134,7 @@ static void both(void)
 	peer_text(c, "for the child");
 	child_end(pid);
 	peer_text(c, "for the parent");
-	read_say("parent", c->fd);
+	process_read("parent", c->fd);
 }
 
 /* ---- everything that a confined program may do with its own connections ---- */
@@ -236,7 +211,7 @@ static void own_child(void)
 	if (this_case->b) {
 		peer_text(c, "once");
 		epoll_say(epfd);
-		read_say("own", c->fd);
+		process_read("own", c->fd);
 	}
 	peer_id(PEER_CONNECT, id, listener_port(l), 0);
 	peer_text(c, "text");
@@ -257,16 +232,15 @@ static void own_child(void)
 static void own(void)
 {
 	struct conn *c = conn_open(); /* for the proof that connections are accelerated here; the child closes it */
-	pid_t pid = fork();
+	pid_t pid = child_new();
 
 	if (!pid) {
-		alarm(5);
 		close(c->fd);
 		own_child();
 	}
 	child_end(pid);
 	peer_text(c, "end");
-	read_say("parent", c->fd);
+	process_read("parent", c->fd);
 }
 
 /* A question whether the kernel knows filters is none. */
@@ -277,7 +251,7 @@ static void asks(void)
 	tell(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL), "prctl(PR_SET_SECCOMP) without a filter");
 	tell(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, NULL), "seccomp() without a filter");
 	peer_text(c, "text");
-	read_say("own", c->fd);
+	process_read("own", c->fd);
 }
 
 #define HELD_WHY "a confined process holds it"

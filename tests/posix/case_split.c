@@ -4,9 +4,8 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/wait.h>
 
-#include "tests/posix/posix.h"
+#include "tests/posix/process.h"
 
 #define BIG 3000017
 #define PIECE 30011
@@ -14,29 +13,6 @@
 #define SEED_OUT 2
 
 static char buf[PIECE];
-
-static pid_t child_new(void)
-{
-	pid_t pid = fork();
-
-	if (pid < 0)
-		fatal("fork: %s", strerror(errno));
-	if (!pid)
-		alarm(20);
-	return pid;
-}
-
-static void child_end(pid_t pid)
-{
-	int status = -1;
-
-	if (waitpid(pid, &status, 0) != pid)
-		say("waitpid: %s", err_name(errno));
-	else if (WIFSIGNALED(status))
-		say("child ended by SIG%s", sigabbrev_np(WTERMSIG(status)));
-	else
-		say("child ended with %d", WEXITSTATUS(status));
-}
 
 static bool has_taken;
 static uint64_t taken;
@@ -112,11 +88,6 @@ static void await_byte(const int p[2])
 		fatal("pipe");
 }
 
-static void text_say(const char *who, int fd)
-{
-	tell_data(read(fd, buf, 100), buf, "%s: read", who);
-}
-
 /* A connection whose peer sends @in bytes and receives @out at once, and a child. */
 static pid_t begin(struct conn **c, int64_t in, int64_t out)
 {
@@ -160,8 +131,8 @@ static void child_reads(void)
 		return;
 	/* what the child held comes back */
 	peer_text(c, "for the parent");
-	text_say("parent", c->fd);
-	tell(write(c->fd, "answer", 6), "parent: write(6)");
+	process_read("parent", c->fd);
+	process_write("parent", c->fd, "answer");
 	peer_recv_say(c, 6);
 }
 
@@ -180,10 +151,10 @@ static void child_writes(void)
 	child_end(pid);
 	if (!this_case->a)
 		return;
-	tell(write(c->fd, "from the parent", 15), "parent: write(15)");
+	process_write("parent", c->fd, "from the parent");
 	peer_recv_say(c, 15);
 	peer_text(c, "answer");
-	text_say("parent", c->fd);
+	process_read("parent", c->fd);
 }
 
 /* The first to move after the fork is the parent, so that the child need not take what it does not use. */
@@ -299,6 +270,7 @@ static void swap(void)
 static void crowd(void)
 {
 	struct conn *c = conn_open();
+	struct peer_answer a;
 	int count[2];
 	pid_t pids[4];
 	int64_t got = 0, n;
@@ -325,7 +297,8 @@ static void crowd(void)
 		got += n;
 	for (int i = 0; i < 4; i++)
 		child_end(pids[i]);
-	say("all read: %lld, peer: %lld", (long long)got, (long long)peer_wait().ret);
+	a = peer_wait();
+	say("all read: %lld, peer: %lld %s", (long long)got, (long long)a.ret, a.err ? err_name(a.err) : "");
 }
 
 /* Questions about the direction that the other process has. */
@@ -340,7 +313,7 @@ static void asks(void)
 		await_byte(go);
 		tell(ioctl(c->fd, FIONREAD, &n), "child: ioctl(FIONREAD)");
 		tell(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)), "child: setsockopt(NODELAY)");
-		text_say("child", c->fd);
+		process_read("child", c->fd);
 		_exit(0);
 	}
 	parent_gives(c->fd, 0, 1000003);
@@ -350,7 +323,7 @@ static void asks(void)
 	say("%d", n);
 	give_byte(go);
 	child_end(pid);
-	tell(write(c->fd, "x", 1), "parent: write(1)");
+	process_write("parent", c->fd, "x");
 	peer_recv_say(c, 1);
 }
 
@@ -382,7 +355,7 @@ static void reader_killed(void)
 	taken_say("parent");
 	pumped_say(BIG);
 	peer_text(c, "more");
-	text_say("parent", c->fd);
+	process_read("parent", c->fd);
 }
 
 /* The writer is killed in the middle: what its write() has returned arrives, and nothing else. */
@@ -435,7 +408,7 @@ static void writer_closes(void)
 		child_takes(c->fd, BIG);
 		give_byte(done);
 		await_byte(go);
-		text_say("child", c->fd);
+		process_read("child", c->fd);
 		tell(read(c->fd, buf, 10), "child: read");
 		tell(close(c->fd), "child: close");
 		_exit(0);
@@ -462,7 +435,7 @@ static void shuts_down(void)
 		if (this_case->a)
 			tell(shutdown(c->fd, SHUT_WR), "child: shutdown(WR)");
 		give_byte(done);
-		text_say("child", c->fd);
+		process_read("child", c->fd);
 		tell(write(c->fd, "x", 1), "child: write");
 		_exit(0);
 	}
@@ -522,8 +495,6 @@ static void peer_ends(void)
 	peer_recv_say(c, 5000);
 	tell(read(c->fd, buf, 1), "parent: read");
 }
-
-#define SHARED_WHY "the connection is shared between processes"
 
 #define CASE_A(n, t, f, why, v)                                                  \
 	{                                                                        \

@@ -6,6 +6,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
+#include "tests/asleep.h"
 #include "tests/posix/posix.h"
 
 static char buf[200000];
@@ -38,19 +39,6 @@ static void *blocked(void *arg)
 	k->err = errno;
 	k->over = true;
 	return NULL;
-}
-
-static bool is_asleep(pid_t tid)
-{
-	char path[64], text[256] = "", *state;
-	int fd, n;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
-	fd = open(path, O_RDONLY);
-	n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : 0;
-	close(fd);
-	state = n > 0 ? strrchr(text, ')') : NULL;
-	return state && state[1] && state[2] == 'S';
 }
 
 /* A thread that is blocked in @call when this returns. */

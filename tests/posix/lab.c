@@ -488,6 +488,16 @@ void signal_count(int sig, int sa_flags)
 	sigaction(sig, &sa, NULL);
 }
 
+void signal_pending(sigset_t *block, sigset_t *none)
+{
+	signal_count(SIGUSR1, 0);
+	sigemptyset(none);
+	sigemptyset(block);
+	sigaddset(block, SIGUSR1);
+	sigprocmask(SIG_BLOCK, block, NULL);
+	raise(SIGUSR1);
+}
+
 void alarm_start(int sa_flags)
 {
 	struct itimerval t = {{0, 25000}, {0, 25000}};

@@ -169,6 +169,8 @@ double seconds(void);      /* of a steady clock */
 
 extern _Atomic int signals_seen; /* by the handler of signal_count() */
 void signal_count(int sig, int sa_flags);
+/* SIGUSR1 is counted, blocked (@block: it alone, @none: nothing) and pending. */
+void signal_pending(sigset_t *block, sigset_t *none);
 /* SIGALRM every 25 ms, until alarm_stop(); the handler counts. */
 void alarm_start(int sa_flags);
 void alarm_stop(void);

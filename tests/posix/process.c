@@ -23,7 +23,7 @@ pid_t child_new(void)
 	if (pid < 0)
 		fatal("fork: %s", strerror(errno));
 	if (!pid)
-		alarm(10);
+		alarm(20);
 	return pid;
 }
 

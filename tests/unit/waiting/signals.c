@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What interrupts a wait: signals, longjmp() out of a handler, cancellation; and that who waits is idle. */
 #define _GNU_SOURCE 1
+#include "tests/asleep.h"
 #include "tests/unit/waiting/lab.h"
 
 #include <fcntl.h>
@@ -44,19 +45,6 @@ static void alarm_every(int ms)
 
 static pid_t asleep_tid;
 static _Atomic bool interrupting, interrupts_over;
-
-static bool is_asleep(pid_t tid)
-{
-	char path[64], text[256] = "", *state;
-	int fd, n;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
-	fd = open(path, O_RDONLY);
-	n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : 0;
-	close(fd);
-	state = n > 0 ? strrchr(text, ')') : NULL;
-	return state && state[1] && state[2] == 'S';
-}
 
 /* SIGALRM to a thread whenever it sleeps in a call that is to be interrupted, and its last one has been handled. */
 static void *act_interrupt(void *thread)
