@@ -24,17 +24,6 @@ static int fail(int err)
 	return -1;
 }
 
-/* @s: the socket of @fd, with the caller's reference, or NULL. */
-static void forget(int fd, struct sock *s)
-{
-	fd_forget(fd);
-	if (!s)
-		return;
-	/* another descriptor of it may live on: the one we use for the kernel socket must be alive */
-	if (s->fd == fd && atomic_load_explicit(&s->file.fds, memory_order_relaxed))
-		s->fd = fd_find(&s->file);
-}
-
 /*
  * The last descriptor of an adopted connection goes while other threads are inside a call on it. Linux keeps a
  * connection until such calls have returned; so a descriptor of our own stays until then.
@@ -54,26 +43,42 @@ static void linger(struct sock *s)
 	s->fd = fd;
 }
 
+/* A look at what another thread may be closing, too: the memory of files keeps its type. */
+static bool is_light(int fd)
+{
+	const struct file *f = atomic_load_explicit(&fd_table[fd], memory_order_acquire);
+	const struct sock *s = f && f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+
+	return s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
+}
+
 /*
- * @fd is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
+ * @fd, which is in the table, is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
  * told from its parent by a system call only, which is spared where a mistake costs nothing:
  * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
  * Returns a socket that must be told when it has been closed (close_end()), as its mark (share.c) goes with it; or NULL.
  */
 struct sock *close_begin(int fd)
 {
-	struct sock *s = sock_get(fd);
-	bool light = s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
+	struct file *f;
+	struct sock *s;
 
-	if (!(light ? fd_maybe_vfork() : fd_in_vfork())) {
-		if (s)
-			linger(s);
-		forget(fd, s);
-		if (s && unlikely(atomic_load_explicit(&s->marked, memory_order_relaxed)) && s->file.fds)
+	if (is_light(fd) ? fd_maybe_vfork() : fd_in_vfork())
+		return NULL;
+	f = fd_take(fd);
+	if (!f)
+		return NULL;
+	s = f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+	if (s)
+		linger(s);
+	if (!file_lose(f) && s) {
+		/* another descriptor of it lives on: the one we use for the kernel socket must be alive */
+		if (s->fd == fd)
+			s->fd = fd_find(f);
+		if (unlikely(atomic_load_explicit(&s->marked, memory_order_relaxed)))
 			return s;
 	}
-	if (s)
-		sock_put(s);
+	file_put(f);
 	return NULL;
 }
 

@@ -147,10 +147,11 @@ static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
  */
 static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tree)
 {
-	uint32_t turn = atomic_fetch_add_explicit(&ep->turns, 1, memory_order_relaxed);
+	uint32_t turn = atomic_load_explicit(&ep->turns, memory_order_relaxed);
 	bool first, later;
 	int n = 0, k;
 
+	atomic_store_explicit(&ep->turns, turn + 1, memory_order_relaxed); /* one lost does no harm */
 	lend_check(ep);
 	*tree = (struct ep_tree){.wide = nest_any(ep)};
 	if (tree->wide)

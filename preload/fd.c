@@ -144,30 +144,57 @@ bool fd_is_own(int fd)
 	return (unsigned)fd < FD_MAX && atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &own;
 }
 
+bool file_lose(struct file *f)
+{
+	if (atomic_fetch_sub_explicit(&f->fds, 1, memory_order_acq_rel) != 1)
+		return false;
+	file_closed(f);
+	return true;
+}
+
 static void file_drop(struct file *f)
 {
 	if (!f)
 		return;
-	if (atomic_fetch_sub_explicit(&f->fds, 1, memory_order_acq_rel) == 1)
-		file_closed(f);
+	file_lose(f);
 	file_put(f);
+}
+
+static void enter(int fd, struct file *f)
+{
+	int highest = atomic_load_explicit(&fd_highest, memory_order_relaxed);
+
+	while (highest < fd && !atomic_compare_exchange_weak(&fd_highest, &highest, fd))
+		;
+	file_drop(atomic_exchange_explicit(&fd_table[fd], f, memory_order_acq_rel));
+}
+
+void fd_set_new(int fd, struct file *f, uint64_t refs)
+{
+	atomic_store_explicit(&f->fds, 1, memory_order_relaxed);
+	/* whoever has an old pointer to its memory may use it from here on; pairs with file_try() */
+	atomic_store_explicit(&f->refs, refs + 1, memory_order_release);
+	enter(fd, f);
 }
 
 void fd_set_file(int fd, struct file *f)
 {
-	struct file *old;
-	int highest = atomic_load_explicit(&fd_highest, memory_order_relaxed);
-
 	if ((unsigned)fd >= FD_MAX)
 		return;
 	if (!f)
 		f = &own;
 	atomic_fetch_add_explicit(&f->refs, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&f->fds, 1, memory_order_relaxed);
-	while (highest < fd && !atomic_compare_exchange_weak(&fd_highest, &highest, fd))
-		;
-	old = atomic_exchange_explicit(&fd_table[fd], f, memory_order_acq_rel);
-	file_drop(old);
+	enter(fd, f);
+}
+
+struct file *fd_take(int fd)
+{
+	if (!file_get_any(fd))
+		return NULL;
+	if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed)))
+		sock_child();
+	return atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel);
 }
 
 void fd_forget(int fd)

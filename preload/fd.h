@@ -88,8 +88,14 @@ static inline void file_put(struct file *f)
 bool fd_is_own(int fd);
 /* Enter @f under @fd, replacing (and closing) what is there. The caller's reference is kept by the caller. */
 void fd_set_file(int fd, struct file *f);
+/* The same for a file that nobody knows yet; the caller keeps @refs references. @fd is less than FD_MAX. */
+void fd_set_new(int fd, struct file *f, uint64_t refs);
 /* Take @fd out of the table. */
 void fd_forget(int fd);
+/* The same; what the entry held is the caller's: file_lose(), then file_put(). NULL: it is none of ours. */
+struct file *fd_take(int fd);
+/* @f has a descriptor less. Returns true if that was its last one. */
+bool file_lose(struct file *f);
 /* The highest descriptor that was ever in the table, or -1. */
 int fd_top(void);
 /* A descriptor of @f, or -1. */

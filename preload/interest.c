@@ -77,6 +77,15 @@ static void item_link(struct sock *s, struct item *it, bool exclusive)
 	*p = it;
 }
 
+/* ep->lock held. */
+static void items_count(struct ep *ep, uint32_t more)
+{
+	uint32_t n = atomic_load_explicit(&ep->items, memory_order_relaxed);
+
+	atomic_store_explicit(&ep->items, n + more, memory_order_relaxed);
+}
+
+/* A new item, with ep->lock held; or NULL, without. */
 static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
 {
 	struct item *it = s->first.ep ? pool_get(&item_pool) : &s->first; /* mostly it is the only one */
@@ -94,15 +103,14 @@ static struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct
 	it->data = ev->data.u64;
 	it->where = ITEM_NONE;
 	it->queued = false;
-	it->disabled = false;
+	atomic_store_explicit(&it->disabled, false, memory_order_relaxed);
 	it->all_prev = NULL;
 	it->all_next = ep->all;
 	if (ep->all)
 		ep->all->all_prev = it;
 	ep->all = it;
-	atomic_fetch_add_explicit(&ep->items, 1, memory_order_relaxed);
+	items_count(ep, 1);
 	atomic_store_explicit(&it->owner, ep, memory_order_release);
-	lock_drop(&ep->lock);
 	item_link(s, it, ev->events & EPOLLEXCLUSIVE);
 	return it;
 }
@@ -127,7 +135,7 @@ void item_remove(struct item *it)
 		it->all_next->all_prev = it->all_prev;
 	if (it->where == ITEM_USER)
 		atomic_fetch_sub_explicit(&ep->users, 1, memory_order_relaxed);
-	atomic_fetch_sub_explicit(&ep->items, 1, memory_order_relaxed);
+	items_count(ep, -1u);
 	it->where = ITEM_NONE;
 	it->tag = (it->tag + TAG_LIFE) & ~((TAG_LIFE - 1) ^ (TAG_REG - 1));
 	atomic_store_explicit(&it->owner, NULL, memory_order_release);
@@ -318,15 +326,13 @@ static int item_undo(struct item *it, int err)
 	return fail(err);
 }
 
-/* Register @it with @ev in the kernel's set; if Linux refuses, it stays as it was. s->lock held. */
-static int ctl_kernel(struct item *it, int op, const struct epoll_event *ev)
+/* Register @it with @ev in the kernel's set; if Linux refuses, it stays as it was. s->lock and ep->lock held. */
+static int ctl_register(struct item *it, int op, const struct epoll_event *ev)
 {
 	uint32_t events = it->events, tag = it->tag;
 	uint64_t data = it->data;
 	int ret;
 
-	if (!lock_take(&it->ep->lock))
-		return fail(ENOMEM);
 	it->events = ev->events;
 	it->data = ev->data.u64;
 	ret = item_kernel(it, op);
@@ -335,8 +341,19 @@ static int ctl_kernel(struct item *it, int op, const struct epoll_event *ev)
 		it->data = data;
 		it->tag = tag;
 	} else {
-		it->disabled = false;
+		atomic_store_explicit(&it->disabled, false, memory_order_relaxed);
 	}
+	return ret;
+}
+
+/* The same with s->lock alone. */
+static int ctl_kernel(struct item *it, int op, const struct epoll_event *ev)
+{
+	int ret;
+
+	if (!lock_take(&it->ep->lock))
+		return fail(ENOMEM);
+	ret = ctl_register(it, op, ev);
 	lock_drop(&it->ep->lock);
 	return ret;
 }
@@ -344,6 +361,8 @@ static int ctl_kernel(struct item *it, int op, const struct epoll_event *ev)
 static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_event *ev)
 {
 	struct item *it = item_find(s, ep, fd);
+	bool is_linux;
+	int ret = 0;
 
 	if ((ev->events & EPOLLEXCLUSIVE) && (ev->events & ~EXCLUSIVE_OK))
 		return fail(EINVAL);
@@ -354,8 +373,12 @@ static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	it = item_add(s, ep, fd, ev);
 	if (!it)
 		return fail(ENOMEM);
-	if (sock_state(s) == SOCK_LINUX)
-		return ctl_kernel(it, EPOLL_CTL_ADD, ev) ? item_undo(it, errno) : 0;
+	is_linux = sock_state(s) == SOCK_LINUX;
+	if (is_linux)
+		ret = ctl_register(it, EPOLL_CTL_ADD, ev);
+	lock_drop(&ep->lock);
+	if (is_linux)
+		return ret ? item_undo(it, errno) : 0;
 	if (ep->alone || ep->lent || !ep_listen(ep, s->core, s->context) || !lock_take(&ep->lock))
 		return item_undo(it, ENOMEM);
 	it->where = ITEM_USER;

@@ -175,6 +175,7 @@ static void try_later(struct sock *s)
 static void adopt_try(struct sock *s, int fd)
 {
 	int saved = errno;
+	struct core_policy policy;
 	struct core *c;
 
 	if (atomic_load_explicit(&sock_stay, memory_order_seq_cst)) {
@@ -182,21 +183,15 @@ static void adopt_try(struct sock *s, int fd)
 		return;
 	}
 	c = sock_service();
-	if (c && !s->policy_known && lock_try(&s->lock)) {
-		if (!s->policy_known) {
-			s->policy = c->policy;
-			/* pairs with the looks at it before the policy is read */
-			atomic_store_explicit(&s->policy_known, true, memory_order_release);
-		}
-		lock_drop(&s->lock);
-	}
-	if (!s->policy_known) {
+	if (c && !sock_policy(s, &policy))
+		sock_set_policy(s, &c->policy);
+	if (!sock_policy(s, &policy)) {
 		if (!c)
 			try_after(s, NO_SERVICE_EXCHANGES, RETRY_BYTES);
 		errno = saved;
 		return;
 	}
-	if (c && s->policy.accelerate && (s->exchanges > s->policy.exchanges || s->bytes > s->policy.bytes)) {
+	if (c && policy.accelerate && (s->exchanges > policy.exchanges || s->bytes > policy.bytes)) {
 		if (!core_prepare(c) || !lock_try(&s->lock)) {
 			errno = saved;
 			return;
@@ -206,7 +201,7 @@ static void adopt_try(struct sock *s, int fd)
 		if (sock_state(s) == SOCK_LINUX && is_established(fd) && !share_is_read_by_stdio(s))
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
-	} else if (!c || !s->policy.accelerate) {
+	} else if (!c || !policy.accelerate) {
 		try_after(s, c ? 64 : NO_SERVICE_EXCHANGES, RETRY_BYTES);
 	}
 	errno = saved;
@@ -592,10 +587,12 @@ static void count(struct sock *s, int dir, ssize_t n)
  */
 static bool is_moment(const struct sock *s, int dir, ssize_t n)
 {
+	struct core_policy policy;
+
 	if (s->exchanges < s->try_at && (s->try_at == NEVER || s->bytes < s->try_bytes))
 		return false;
-	if (s->policy_known ? s->exchanges <= s->policy.exchanges && s->bytes <= s->policy.bytes
-			    : !s->exchanges && s->bytes < FIRST_LOOK_BYTES)
+	if (sock_policy(s, &policy) ? s->exchanges <= policy.exchanges && s->bytes <= policy.bytes
+				    : !s->exchanges && s->bytes < FIRST_LOOK_BYTES)
 		return false;
 	if (dir == IO_OUT)
 		return n > 0;

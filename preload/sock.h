@@ -68,36 +68,43 @@ struct past {
 	uint32_t segs_in, segs_out, data_segs_in, data_segs_out, retransmits;
 };
 
+/* When to adopt, as the service says; a mixture of its and its successor's is one, too. */
+struct sock_policy {
+	_Atomic bool is_known, accelerate;
+	_Atomic uint32_t exchanges; /* more than this many */
+	_Atomic uint64_t bytes;     /* or more than this many */
+};
+
 struct sock {
 	struct file file;
-	struct item first;      /* one of its items; free if its ep is NULL; keeps its number, see sock_track() */
-	_Atomic uint32_t state; /* enum sock_state */
+	/* what every call looks at while the socket is Linux's: two cache lines */
 	struct lock lock;       /* items, state */
-	struct lock tx_lock;    /* stream_write() */
 	struct item *items;     /* its memberships in epoll instances */
-	struct stream st;       /* valid in FAST */
-	struct core *core;      /* valid if slot != SLOT_NONE */
-	uint32_t slot, context;
-	_Atomic int fd; /* one of its descriptors */
-	int late_fd;    /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
-	uint64_t cookie;
-	_Atomic uint64_t word;
-
+	_Atomic uint32_t state; /* enum sock_state */
+	/* counted by several threads; a count lost now and then does no harm */
+	_Atomic uint32_t exchanges, try_at;
+	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
 	_Atomic bool nonblock;
+	_Atomic bool shared; /* another process may hold it, not only by a fork after it was made: see share.c */
+	_Atomic uint64_t bytes, try_bytes;
+	struct sock_policy policy;
+	_Atomic bool tagged; /* some item of it was registered with a tag */
+	_Atomic bool marked; /* this process says that it uses it in the kernel */
 	bool listener;
 	_Atomic bool listener_asked, listener_asking;
-	struct core *_Atomic listen_core; /* which service gave the policy */
-	struct core_policy policy;        /* s->lock; valid if policy_known */
-	_Atomic bool policy_known;
 	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
+	_Atomic int fd;          /* one of its descriptors */
+	uint32_t slot, context;
 
-	uint8_t strays;      /* returns because of what was written past the library */
-	_Atomic bool tagged; /* some item of it was registered with a tag */
-
-	/* counted by several threads; a count lost now and then does no harm */
-	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
-	_Atomic uint32_t exchanges, try_at, tries;
-	_Atomic uint64_t bytes, try_bytes;
+	struct stream st;    /* valid in FAST */
+	struct core *core;   /* valid if slot != SLOT_NONE */
+	struct lock tx_lock; /* stream_write() */
+	_Atomic uint64_t word;
+	uint64_t cookie;
+	int late_fd; /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
+	_Atomic uint32_t tries;
+	uint8_t strays;                   /* returns because of what was written past the library */
+	struct core *_Atomic listen_core; /* which service gave the policy */
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
 	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
@@ -106,8 +113,6 @@ struct sock {
 	_Atomic bool asked;      /* FAST: a half that is elsewhere is wanted here, the service has been told */
 	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
 	uint32_t generation;     /* inherit_generation when it was made */
-	_Atomic bool shared;     /* another process may hold it, not only by a fork after it was made: see share.c */
-	_Atomic bool marked;     /* this process says that it uses it in the kernel */
 	bool passed;             /* sent in a message, who knows to whom */
 	struct sock *index_next; /* share.c's */
 	uint64_t index_cookie;   /* 0: not in the index */
@@ -120,6 +125,8 @@ struct sock {
 	/* TCP_USER_TIMEOUT, TCP_KEEP*: 0 if not known */
 	_Atomic uint32_t user_timeout_ms, keep_idle_s, keep_intvl_s, keep_cnt;
 	struct past past; /* s->lock */
+
+	struct item first; /* one of its items; free if its ep is NULL; keeps its number, see sock_new() */
 	void *pool_link;
 };
 
@@ -144,14 +151,19 @@ extern _Atomic(struct core *) sock_core; /* the service at present, or NULL */
 extern bool sock_verbose;
 extern _Atomic bool sock_stay; /* nothing more is adopted: the program makes I/O that only Linux sees */
 
-/* Track a new descriptor. */
+/* Track a new descriptor. With a reference, or NULL. */
 struct sock *sock_track(int fd, bool nonblock);
+/* The same, but nobody knows it before fd_set_new(). */
+struct sock *sock_new(int fd, bool nonblock);
 /* Is another thread just connecting to the service, or was there no attempt lately? Then asking again is worth it. */
 bool sock_service_busy(void);
 /* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */
 void sock_claim_start(struct sock *s);
 /* Connect to the service if that has not been tried lately. Returns it or NULL. */
 struct core *sock_service(void);
+/* What the service says of it, if that is known. */
+void sock_set_policy(struct sock *s, const struct core_policy *p);
+bool sock_policy(const struct sock *s, struct core_policy *p);
 /* Ask for the policy of a listening socket, once per service. */
 void sock_listen(struct sock *s, int fd);
 

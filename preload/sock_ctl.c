@@ -72,19 +72,17 @@ static void accepted(int listen_fd, int fd, bool nonblock)
 {
 	int saved = errno;
 	struct sock *l = listener_get(listen_fd), *s;
+	struct core_policy policy;
 
 	if (l) {
 		sock_listen(l, listen_fd);
-		s = sock_track(fd, nonblock);
+		s = sock_new(fd, nonblock);
 		if (s) {
-			if (lock_take(&l->lock)) { /* another thread may be asking for it */
-				s->policy = l->policy;
-				atomic_store_explicit(&s->policy_known, l->policy_known, memory_order_release);
-				lock_drop(&l->lock);
+			if (sock_policy(l, &policy)) {
+				sock_set_policy(s, &policy);
+				atomic_store_explicit(&s->try_at, policy.accelerate ? 0 : NEVER, memory_order_relaxed);
 			}
-			if (s->policy_known && !s->policy.accelerate)
-				s->try_at = NEVER;
-			sock_put(s);
+			fd_set_new(fd, &s->file, 0);
 		}
 		sock_put(l);
 	}

@@ -27,7 +27,8 @@ static char service_path[108]; /* written once */
 bool sock_verbose;
 _Atomic bool sock_stay;
 
-static struct pool sock_pool = {.size = sizeof(struct sock)};
+/* each begins a cache line */
+static struct pool sock_pool = {.size = (sizeof(struct sock) + 63) & ~(size_t)63};
 static struct lock service_lock;
 static _Atomic uint64_t service_next_ns;
 static pthread_once_t service_once = PTHREAD_ONCE_INIT;
@@ -107,7 +108,7 @@ struct core *sock_service(void)
 
 /* ---- tracking ---- */
 
-struct sock *sock_track(int fd, bool nonblock)
+struct sock *sock_new(int fd, bool nonblock)
 {
 	struct sock *s;
 
@@ -120,17 +121,43 @@ struct sock *sock_track(int fd, bool nonblock)
 	if (!s)
 		return NULL;
 	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
-	memset((char *)s + offsetof(struct sock, state), 0, sizeof(*s) - offsetof(struct sock, state));
+	memset(&s->lock, 0, offsetof(struct sock, first) - offsetof(struct sock, lock));
 	s->file.type = FILE_SOCK;
 	s->slot = SLOT_NONE;
 	/* nobody else sees them before refs */
 	atomic_store_explicit(&s->fd, fd, memory_order_relaxed);
 	atomic_store_explicit(&s->nonblock, nonblock, memory_order_relaxed);
 	s->generation = atomic_load_explicit(&inherit_generation, memory_order_relaxed);
-	atomic_store_explicit(&s->file.fds, 0, memory_order_relaxed);
-	atomic_store_explicit(&s->file.refs, 1, memory_order_release);
-	fd_set_file(fd, &s->file);
-	return s; /* with the caller's reference */
+	return s;
+}
+
+void sock_set_policy(struct sock *s, const struct core_policy *p)
+{
+	atomic_store_explicit(&s->policy.accelerate, p->accelerate, memory_order_relaxed);
+	atomic_store_explicit(&s->policy.exchanges, p->exchanges, memory_order_relaxed);
+	atomic_store_explicit(&s->policy.bytes, p->bytes, memory_order_relaxed);
+	/* pairs with sock_policy() */
+	atomic_store_explicit(&s->policy.is_known, true, memory_order_release);
+}
+
+bool sock_policy(const struct sock *s, struct core_policy *p)
+{
+	/* pairs with sock_set_policy() */
+	if (!atomic_load_explicit(&s->policy.is_known, memory_order_acquire))
+		return false;
+	p->accelerate = atomic_load_explicit(&s->policy.accelerate, memory_order_relaxed);
+	p->exchanges = atomic_load_explicit(&s->policy.exchanges, memory_order_relaxed);
+	p->bytes = atomic_load_explicit(&s->policy.bytes, memory_order_relaxed);
+	return true;
+}
+
+struct sock *sock_track(int fd, bool nonblock)
+{
+	struct sock *s = sock_new(fd, nonblock);
+
+	if (s)
+		fd_set_new(fd, &s->file, 1);
+	return s;
 }
 
 struct sock *sock_get(int fd)
@@ -224,11 +251,8 @@ void sock_listen(struct sock *s, int fd)
 
 	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
 		return;
-	if (!core_listen(c, fd, &policy) && lock_take(&s->lock)) {
-		s->policy = policy;
-		s->policy_known = true;
-		lock_drop(&s->lock);
-	}
+	if (!core_listen(c, fd, &policy))
+		sock_set_policy(s, &policy);
 	s->listen_core = c;
 	s->listener_asked = true;
 	s->listener_asking = false;
