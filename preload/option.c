@@ -374,6 +374,26 @@ static int set_congestion(struct sock *s, int fd, const void *value, socklen_t l
 	return 0;
 }
 
+/* The size of a buffer, whose record has one of its own: the connection goes back, and comes again. */
+static int set_buffer(struct sock *s, int fd, int name, const void *value, socklen_t len)
+{
+	int which = name == SO_SNDBUF || name == SO_SNDBUFFORCE ? SO_SNDBUF : SO_RCVBUF, before = 0, after = 0;
+	socklen_t blen = sizeof(before), alen = sizeof(after);
+	int ret;
+
+	libc()->getsockopt(fd, SOL_SOCKET, which, &before, &blen);
+	ret = libc()->setsockopt(fd, SOL_SOCKET, name, value, len);
+	if (!ret && !libc()->getsockopt(fd, SOL_SOCKET, which, &after, &alen) && after != before)
+		sock_return(s, fd, false);
+	return ret;
+}
+
+static bool is_buffer(int level, int name)
+{
+	return level == SOL_SOCKET &&
+	       (name == SO_SNDBUF || name == SO_RCVBUF || name == SO_SNDBUFFORCE || name == SO_RCVBUFFORCE);
+}
+
 PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
 	struct sock *s = sock_get(fd);
@@ -392,6 +412,8 @@ PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t 
 	}
 	if (level == IPPROTO_TCP && name == TCP_CONGESTION)
 		ret = set_congestion(s, fd, value, len);
+	else if (is_buffer(level, name) && sock_state(s) != SOCK_LINUX)
+		ret = set_buffer(s, fd, name, value, len);
 	else
 		ret = libc()->setsockopt(fd, level, name, value, len);
 	saved = errno;

@@ -33,8 +33,7 @@
 #include "service/tcp/seq.h"
 
 #define REBUILD_CHUNK 32768u
-#define SOCK_BUF_LOCK 72 /* SO_BUF_LOCK */
-#define OPT_MSS 2        /* TCP option kinds (RFC 9293, 7323, 2018) */
+#define OPT_MSS 2 /* TCP option kinds (RFC 9293, 7323, 2018) */
 #define OPT_WSCALE 3
 #define OPT_SACK_PERMITTED 4
 #define OPT_TIMESTAMP 8
@@ -71,7 +70,8 @@ static socklen_t rebuild_sockaddr(const struct ip_addr *a, uint16_t port, bool v
 
 /*
  * Make room for @bytes of payload in a buffer of the socket, and leave no trace of it: a size
- * set by setsockopt() would end Linux's own tuning of it for good.
+ * set by setsockopt() would end Linux's own tuning of it for good. One that the program has set comes back in
+ * sock_resume().
  */
 static void rebuild_room(int fd, int name, int force, uint32_t bytes)
 {
@@ -211,8 +211,12 @@ int sock_rebuild(int fd, struct sock_rebuild *r)
 	if (getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &repair, &len))
 		return -errno;
 	/* repair mode overwrites it, and so does leaving it */
-	if (!repair && getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, &len))
-		return -errno;
+	if (!repair) {
+		if (getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, &len))
+			return -errno;
+		r->sndbuf = sock_buffer_set(fd, SO_SNDBUF);
+		r->rcvbuf = sock_buffer_set(fd, SO_RCVBUF);
+	}
 	rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	if (rc)
 		return rc;
@@ -260,6 +264,15 @@ static int resume_write(int fd, const struct byte_range *r)
 	return 0;
 }
 
+/* What the program has set; what is in the buffer beyond that stays there. */
+static void rebuild_buffer(int fd, int force, int size)
+{
+	int half = size / 2; /* Linux doubles it */
+
+	if (size)
+		setsockopt(fd, SOL_SOCKET, force, &half, sizeof half);
+}
+
 int sock_resume(int fd, const struct sock_rebuild *r)
 {
 	int rc = rebuild_set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
@@ -269,6 +282,8 @@ int sock_resume(int fd, const struct sock_rebuild *r)
 	if (!rc)
 		rc = resume_write(fd, &r->stray);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &r->reuse, sizeof r->reuse);
+	rebuild_buffer(fd, SO_SNDBUFFORCE, r->sndbuf);
+	rebuild_buffer(fd, SO_RCVBUFFORCE, r->rcvbuf);
 	if (!rc && r->closing && !r->fin_sent)
 		rc = shutdown(fd, SHUT_WR) ? -errno : 0;
 	return rc;

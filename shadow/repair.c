@@ -184,9 +184,22 @@ static int repair_read(int fd, struct sock_state *st)
 	st->max_window = c.window.max_window;
 	st->rcv_wnd = c.window.rcv_wnd;
 	st->rcv_wup = c.window.rcv_wup;
+	st->sndbuf = (uint32_t)sock_buffer_set(fd, SO_SNDBUF) / 2;
+	st->rcvbuf = (uint32_t)sock_buffer_set(fd, SO_RCVBUF) / 2;
 	if (c.unsent < 0 || c.unacked < c.unsent || c.queued < 0 || seq_gt(st->rcv_wup, st->rcv_nxt))
 		return -EAGAIN;
 	return 0;
+}
+
+int sock_buffer_set(int fd, int name)
+{
+	int size = 0, lock = 0, bit = name == SO_SNDBUF ? 1 : 2; /* Linux's SOCK_SNDBUF_LOCK, SOCK_RCVBUF_LOCK */
+	socklen_t len = sizeof lock;
+
+	if (getsockopt(fd, SOL_SOCKET, SOCK_BUF_LOCK, &lock, &len) || !(lock & bit))
+		return 0;
+	len = sizeof size;
+	return getsockopt(fd, SOL_SOCKET, name, &size, &len) || size < 0 ? 0 : size;
 }
 
 int sock_state_read(int fd, struct sock_state *st)

@@ -80,12 +80,14 @@ struct sock_state {
 	uint32_t ts_now; /* socket's TSval clock, ms */
 	uint32_t srtt_us, rttvar_us;
 	char congestion[16];
+	uint32_t sndbuf, rcvbuf; /* bytes that the program has asked for; 0: Linux's own tuning */
 	uint64_t bytes_sent, bytes_acked, bytes_received; /* as TCP_INFO has them */
 	struct tcp_counts counts;                         /* times in milliseconds before now */
 	bool v6;                                          /* AF_INET6 socket (also for mapped addresses) */
 	uint32_t uid;
 };
 
+#define SOCK_BUF_LOCK 72 /* SO_BUF_LOCK: newer than some headers */
 /*
  * Is @fd an established TCP connection that may be adopted at all? Fills key, cookie, v6.
  * Returns 0, or an enum ipc_reason > 0 (service/ipc/abi.h) that says why not. Touches nothing.
@@ -104,6 +106,8 @@ int sock_filter_attach_closed(int fd);
 bool sock_is_used(int fd);
 /* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
 void sock_restored_lock(int fd, bool on);
+/* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what was asked for, if the program has set it; 0: it is Linux's to tune. */
+int sock_buffer_set(int fd, int name);
 /*
  * Read the exact state. Enters TCP_REPAIR, reads, leaves it without a probe (TCP_REPAIR_OFF_NO_WP),
  * restores SO_REUSEADDR. On error the socket is out of repair mode. Returns 0, reason > 0 or -errno.
@@ -157,7 +161,8 @@ struct sock_rebuild {
 	struct byte_range unread, sent, unsent, stray; /* stray: after unsent */
 	bool closing;                                  /* our FIN follows the last byte */
 	bool fin_sent;                                 /* and the peer has been sent it; nothing is unsent */
-	int reuse;                                     /* out: SO_REUSEADDR as it was, for sock_resume() */
+	/* out, for sock_resume(): SO_REUSEADDR as it was, and sock_buffer_set() of both buffers */
+	int reuse, sndbuf, rcvbuf;
 };
 
 /*

@@ -34,6 +34,8 @@
 
 #define ADOPT_RX_MAX (4u << 20)
 #define ADOPT_TX_MAX (8u << 20)
+#define ADOPT_ASKED_MIN (16u << 10) /* SO_SNDBUF, SO_RCVBUF: what the configuration permits, too */
+#define ADOPT_ASKED_MAX (4u << 20)
 #define ADOPT_ATTEMPTS 4
 #define ADOPT_STEPS 6
 #define ADOPT_RETRY_NS (10 * NS_PER_MS)
@@ -88,33 +90,43 @@ static uint32_t adopt_size(uint32_t need, uint32_t least)
 	return size;
 }
 
+/* What the program has asked for, within limits; else the configured size. */
+static uint32_t adopt_least(uint32_t asked, uint32_t usual)
+{
+	return asked ? adopt_size(MIN(asked, ADOPT_ASKED_MAX), ADOPT_ASKED_MIN) : usual;
+}
+
+/* A buffer that holds @need bytes, and @least if there is memory, unless an earlier attempt has got one. */
+static bool adopt_buffer(struct app *a, uint32_t need, uint32_t least, uint32_t usual, uint32_t *size, uint64_t *off)
+{
+	uint32_t sizes[] = {adopt_size(need, least), adopt_size(need, MIN(least, usual))};
+
+	if (*size && *size < need) {
+		app_buffers_put(a, *size, *off);
+		*size = 0;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes) && !*size; i++)
+		if (app_buffers_get(a, sizes[i], off))
+			*size = sizes[i];
+	return *size != 0;
+}
+
 static uint32_t adopt_buffers(struct slow *s, struct conn *c)
 {
 	const struct sock_state *st = &c->sock;
 	uint32_t window = st->rcv_wup + st->rcv_wnd - st->rcv_nxt;
 	uint32_t unacked = st->write_seq - st->snd_una;
-	uint32_t rx, tx;
 
 	if ((int32_t)window < 0)
 		window = 0;
 	if (st->rcv_queued > ADOPT_RX_MAX || unacked > ADOPT_TX_MAX)
 		return IPC_REASON_BUSY;
-	rx = adopt_size(MIN(window + st->rcv_queued, ADOPT_RX_MAX), s->cfg->rx_buffer);
-	tx = adopt_size(unacked, s->cfg->tx_buffer);
-	if (c->rx_size && c->rx_size < rx) {
-		app_buffers_put(c->app, c->rx_size, c->rx_off);
-		c->rx_size = 0;
-	}
-	if (c->tx_size && c->tx_size < tx) {
-		app_buffers_put(c->app, c->tx_size, c->tx_off);
-		c->tx_size = 0;
-	}
-	if (!c->rx_size && !app_buffers_get(c->app, rx, &c->rx_off))
+	window = MIN(window + st->rcv_queued, ADOPT_RX_MAX);
+	if (!adopt_buffer(c->app, window, adopt_least(st->rcvbuf, s->cfg->rx_buffer), s->cfg->rx_buffer, &c->rx_size,
+			  &c->rx_off) ||
+	    !adopt_buffer(c->app, unacked, adopt_least(st->sndbuf, s->cfg->tx_buffer), s->cfg->tx_buffer, &c->tx_size,
+			  &c->tx_off))
 		return IPC_REASON_MEMORY;
-	c->rx_size = MAX(c->rx_size, rx);
-	if (!c->tx_size && !app_buffers_get(c->app, tx, &c->tx_off))
-		return IPC_REASON_MEMORY;
-	c->tx_size = MAX(c->tx_size, tx);
 	return IPC_REASON_NONE;
 }
 

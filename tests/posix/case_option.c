@@ -19,6 +19,7 @@ enum {
 	NO_TALK = 4, /* what follows is another case's */
 	URGENT = 8,
 	LINUX = 16, /* the connection goes back to it */
+	SIZE = 32,  /* and comes again */
 };
 
 static const struct option {
@@ -32,9 +33,9 @@ static const struct option {
 	{"SO_BROADCAST", SOL_SOCKET, SO_BROADCAST, 1, 0},
 	{"SO_DONTROUTE", SOL_SOCKET, SO_DONTROUTE, 1, 0},
 	{"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1, LINUX},
-	{"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 30000, NO_DEFAULT},
-	{"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 30000, NO_DEFAULT},
-	{"SO_SNDBUFFORCE", SOL_SOCKET, SO_SNDBUFFORCE, 30000, NO_DEFAULT},
+	{"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 30000, NO_DEFAULT | SIZE},
+	{"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 30000, NO_DEFAULT | SIZE},
+	{"SO_SNDBUFFORCE", SOL_SOCKET, SO_SNDBUFFORCE, 30000, NO_DEFAULT | SIZE},
 	{"SO_RCVLOWAT", SOL_SOCKET, SO_RCVLOWAT, 3, 0},
 	{"SO_SNDLOWAT", SOL_SOCKET, SO_SNDLOWAT, 3, 0},
 	{"SO_PRIORITY", SOL_SOCKET, SO_PRIORITY, 3, 0},
@@ -158,40 +159,6 @@ static void cork_holds(void)
 	tell(send(c->fd, "alone", 5, 0), "send");
 	peer_recv_say(c, 5);
 	say("held for a while: %s", seconds() - start > 0.1 ? "yes" : "no");
-}
-
-static void rcvbuf_limits(void)
-{
-	struct conn *c = conn_open();
-	int size = 20000;
-	ssize_t n;
-
-	tell(setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)), "SO_RCVBUF 20000");
-	peer_later(0, PEER_SEND, c, 3000000, 1);
-	pause_ms(300);
-	n = recv(c->fd, NULL, 3000000, MSG_TRUNC | MSG_DONTWAIT);
-	say("the window stopped the peer: %s", n > 0 && n < 1000000 ? "yes" : "no");
-	while (n < 3000000) {
-		ssize_t k = recv(c->fd, NULL, 100000, MSG_TRUNC);
-
-		if (k <= 0)
-			break;
-		n += k;
-	}
-	say("all came: %s", n == 3000000 ? "yes" : "no");
-	peer_wait();
-}
-
-static void sndbuf_limits(void)
-{
-	struct conn *c = conn_open();
-	int size = 10000;
-	int64_t total;
-
-	tell(setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF 10000");
-	peer(PEER_OPTION, c, (int64_t)SOL_SOCKET << 32 | SO_RCVBUF, 10000);
-	total = fill_up(c->fd);
-	say("less than 500000 bytes went: %s", total < 500000 ? "yes" : "no");
 }
 
 static void notsent_lowat(void)
@@ -613,8 +580,6 @@ const struct test_case cases_option[] = {
 	CASE("option/nagle", "20 small writes arrive", nodelay_off),
 	CASE("option/cork", "TCP_CORK, released", cork),
 	CASE("option/cork-holds", "TCP_CORK holds a small write for a while", cork_holds),
-	CASE("option/rcvbuf-limits", "SO_RCVBUF limits what the peer can send", rcvbuf_limits),
-	CASE("option/sndbuf-limits", "SO_SNDBUF limits what can be written", sndbuf_limits),
 	CASE("option/notsent-lowat", "TCP_NOTSENT_LOWAT and POLLOUT", notsent_lowat),
 	CASE("option/timeo-values", "SO_RCVTIMEO and SO_SNDTIMEO: values and errors", timeo_values),
 	CASE("option/timeo-before", "SO_RCVTIMEO set before the adoption", timeo_before),
@@ -651,8 +616,9 @@ const struct test_case *matrix_option(void)
 		list[i] = (struct test_case){.name = names[i],
 					     .text = texts[i],
 					     .run = one_option,
-					     .returns =
-						     options[i].how & LINUX ? "only Linux does what it asks for" : NULL,
+					     .returns = options[i].how & LINUX  ? "only Linux does what it asks for"
+							: options[i].how & SIZE ? "adopted again with another buffer"
+										: NULL,
 					     .a = (long)i};
 	}
 	return list;

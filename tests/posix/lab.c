@@ -352,7 +352,12 @@ int peer_listener(void)
 
 struct conn *conn_accept(void)
 {
-	int l = listener_open(8, 0), id = next_id(), fd;
+	return conn_accept_by(listener_open(8, 0));
+}
+
+struct conn *conn_accept_by(int l)
+{
+	int id = next_id(), fd;
 
 	peer_id(PEER_CONNECT, id, listener_port(l), 0);
 	fd = accept(l, NULL, NULL);

@@ -112,8 +112,9 @@ struct conn {
 };
 
 /* An established connection after its warm-up: accelerated, where a service runs. Ends the process if that fails. */
-struct conn *conn_open(void);   /* made by either side, by the case's name */
-struct conn *conn_accept(void); /* made by the peer */
+struct conn *conn_open(void);       /* made by either side, by the case's name */
+struct conn *conn_accept(void);     /* made by the peer */
+struct conn *conn_accept_by(int l); /* the same by this listener, which is closed */
 struct conn *conn_connect(void);
 struct conn *conn_nonblock(void); /* conn_open() and O_NONBLOCK */
 /* Exchange with the peer's echo until the connection is accelerated (or a fixed number of times). */
