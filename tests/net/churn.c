@@ -10,6 +10,7 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -47,7 +48,7 @@ static void greet(int fd)
 		die("write");
 }
 
-/* False: the peer has ended the connection. Blocks are small enough to be written whole. */
+/* False: the peer has ended the connection, or reset it. Blocks are small enough to be written whole. */
 static bool echo(int fd)
 {
 	char buf[4096];
@@ -55,7 +56,7 @@ static bool echo(int fd)
 
 	if (n > 0 && write(fd, buf, (size_t)n) == n)
 		return true;
-	if (n)
+	if (n > 0 || (n < 0 && errno != ECONNRESET && errno != EPIPE))
 		die("echo");
 	close(fd);
 	return false;
