@@ -5,8 +5,8 @@
  * are contiguous. Indices run free and are masked on use.
  *
  * Memory: a ring is made for the worst burst, and going round would touch all of it though
- * there are never more than a few records. So when the producer comes to the end of a page
- * and finds the ring empty, it begins at the start of the memory again.
+ * there are never more than a few records. So the producer looks now and then, after STEP
+ * bytes, and if it finds the ring empty, it begins at the start of the memory again.
  */
 #include "service/ipc/recring.h"
 
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 
 #define FILLER UINT32_MAX
-#define PAGE 4096
+#define STEP 256
 
 struct rec_header {
 	uint32_t type, len;
@@ -51,14 +51,14 @@ static struct rec_header *rec_at(struct recring *r, uint64_t pos)
 }
 
 /*
- * Where a record of @need bytes at @head may lie in the memory: as before, or at the start if a page ends here and
+ * Where a record of @need bytes at @head may lie in the memory: as before, or at the start if it is time to look and
  * nothing is in the ring. The consumer reads `start` only for a record, which is there after a commit of ours.
  */
 static uint64_t rec_place(struct recring *r, uint64_t head, uint64_t need)
 {
 	uint64_t at = (head - r->start) & (r->size - 1);
 
-	if (at / PAGE == (at + need) / PAGE)
+	if (at / STEP == (at + need) / STEP)
 		return at;
 	/* pairs with the release in recring_consume(): what was there is no longer read */
 	r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
