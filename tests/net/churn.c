@@ -6,7 +6,8 @@
  *   keep    one process serves all connections, by epoll
  *   fork    a child for each connection
  *   exec    the same, and the child executes this program, which serves the connection as its standard input
- *   chain   one connection is served at a time; after it the process goes on as its own child
+ *   chain   one connection is served at a time; after it the process answers one block of the first of all, which
+ *           stays, and goes on as its own child
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -117,6 +118,11 @@ static void children(int lis, char *self)
 
 static void chain(int lis)
 {
+	int first = accept(lis, NULL, NULL);
+
+	if (first < 0)
+		die("accept");
+	greet(first);
 	for (;;) {
 		int fd = accept(lis, NULL, NULL);
 		pid_t pid;
@@ -124,6 +130,8 @@ static void chain(int lis)
 		if (fd < 0)
 			die("accept");
 		serve(fd);
+		if (!echo(first))
+			return;
 		pid = fork();
 		if (pid < 0)
 			die("fork");
@@ -151,6 +159,8 @@ int main(int argc, char **argv)
 		children(lis, argv[0]);
 	else if (lis >= 0 && !strcmp(mode, "chain"))
 		chain(lis);
+	if (lis >= 0)
+		return 0;
 	fprintf(stderr, "usage: churn keep|fork|exec|chain PORT\n");
 	return 1;
 }
