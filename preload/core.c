@@ -32,6 +32,7 @@
 #define REQUEST_MS 500
 #define PREPARE_NS (50 * NS_PER_MS) /* between two such requests */
 #define HIGH_FD 1000u               /* own descriptors start here if the limit allows */
+#define SLOTS_IN_TURN 256u          /* while half of them are enough */
 
 enum { FD_APP, FD_BUF, FD_PAGE, FD_WORDS, FD_DOORBELL, WELCOME_FDS };
 
@@ -363,11 +364,14 @@ void core_context_wake(struct core *c, uint32_t context)
 
 int core_slot_take(struct core *c, void *owner)
 {
-	uint32_t start = atomic_fetch_add_explicit(&c->slot_next, 1, memory_order_relaxed);
 	uint32_t slots = MIN(c->shm->slots, (uint32_t)IPC_SLOTS);
+	uint32_t used = atomic_load_explicit(&c->slots_used, memory_order_relaxed);
+	/* in turn, so that each rests for a while, but not so many that all their memory is touched some day */
+	uint32_t first =
+		atomic_fetch_add_explicit(&c->slot_next, 1, memory_order_relaxed) % MAX(2 * used, SLOTS_IN_TURN);
 
 	for (uint32_t k = 0; k < slots; k++) {
-		uint32_t i = (start + k) % slots;
+		uint32_t i = (first + k) % slots;
 		uint8_t free = 0;
 
 		uint32_t state = IPC_STATE(atomic_load_explicit(&c->shm->slot[i].status, memory_order_acquire));
@@ -478,6 +482,14 @@ int core_return_heir(const struct core *c, int fd)
 		core_fd_hook(c->sock, false);
 	pthread_setcancelstate(cancel, NULL);
 	return err;
+}
+
+void core_disown(struct core *c)
+{
+	/* the cookie: its number may be the application's by now */
+	if (!core_is_dead(c) && c->sock_cookie && core_cookie(c->sock) == c->sock_cookie)
+		fd_close(c->sock);
+	munmap(c, sizeof(*c));
 }
 
 int core_listen(struct core *c, int fd, struct core_policy *out)

@@ -46,6 +46,8 @@ struct core {
 	_Atomic uint32_t slot_next;
 	_Atomic uint8_t slot_used[IPC_SLOTS];
 	void *_Atomic owner[IPC_SLOTS]; /* the caller's object for a slot */
+	struct core *older;             /* in a forked child: of the process before the parent */
+	uint32_t heirs;                 /* in a forked child: sockets that may be asked back by `sock` */
 };
 
 /* Called for each descriptor the core makes (own = true) or gives up (false). May be NULL. */
@@ -121,6 +123,9 @@ int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast);
  * -EBADF: it is closed here.
  */
 int core_return_heir(const struct core *c, int fd);
+
+/* In a forked child: nobody names @c, the core of a process before the parent. Frees it and what it still has open. */
+void core_disown(struct core *c);
 
 /* Tell the service of a listener and ask for its policy. Returns 0 or -errno. */
 int core_listen(struct core *c, int fd, struct core_policy *out);

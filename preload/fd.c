@@ -15,6 +15,8 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 _Atomic(struct file *) fd_table[FD_MAX];
 static _Atomic uint32_t fd_nowhere = 1;
@@ -70,7 +72,7 @@ static void file_reset(struct file *f)
 	f->fds = 0;
 }
 
-void fd_child(void)
+void fd_child(bool at_fork)
 {
 	int highest = atomic_exchange(&fd_highest, -1);
 
@@ -88,13 +90,26 @@ void fd_child(void)
 			inherit_child(container_of(f, struct sock, file));
 		if (f && f->type == FILE_SOCK)
 			f->refs += FILE_REF;
-		else
+		else if (f != &own || !at_fork)
 			atomic_store_explicit(&fd_table[i], NULL, memory_order_relaxed);
 	}
 	atomic_store(&fd_highest, highest);
 	if (!user_is_confined())
 		atomic_store(&fd_owner, getpid());
 	atomic_store(fd_here, 1);
+}
+
+void fd_close_own(void)
+{
+	int highest = atomic_load(&fd_highest);
+
+	for (int i = 0; i <= highest; i++) {
+		if (!fd_is_own(i))
+			continue;
+		atomic_store_explicit(&fd_table[i], NULL, memory_order_relaxed);
+		if (!user_is_confined())
+			syscall(SYS_close, i);
+	}
 }
 
 static void start(void)
@@ -123,7 +138,7 @@ struct file *file_try(int fd, uint64_t add)
 		if (!f)
 			return NULL;
 		if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed))) {
-			sock_child();
+			sock_child(false);
 			return NULL;
 		}
 		refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
@@ -193,7 +208,7 @@ struct file *fd_take(int fd)
 	if (!file_get_any(fd))
 		return NULL;
 	if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed)))
-		sock_child();
+		sock_child(false);
 	return atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel);
 }
 

@@ -44,9 +44,13 @@ struct pool {
 void *pool_get(struct pool *p); /* zeroed the first time, later as it was put; or NULL */
 void pool_put(struct pool *p, void *object);
 
-/* In a forked child: forget every descriptor. */
-void fd_child(void);
-void sock_child(void); /* track.c: and everything else */
+/*
+ * In a forked child: forget every descriptor but the sockets. With @at_fork, when no other can have their numbers yet,
+ * the library's own are left in the table, for fd_close_own(). Who needs one of the parent's any longer takes it out.
+ */
+void fd_child(bool at_fork);
+void fd_close_own(void);
+void sock_child(bool at_fork); /* track.c: and everything else */
 
 struct file *file_try(int fd, uint64_t add);
 void file_free(struct file *f);   /* last reference is gone */

@@ -75,6 +75,10 @@ void inherit_child(struct sock *s)
 	s->items = NULL; /* `first`, if it was used, stays as it was: see lend_use() */
 	if (state == SOCK_FAST || state == SOCK_ADOPTING)
 		s->heir_of = s->core;
+	else if (state != SOCK_AWAY)
+		s->heir_of = NULL;
+	if (s->heir_of)
+		s->heir_of->heirs++;
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */

@@ -133,7 +133,7 @@ static void fork_prepare(void)
 	int top = fd_top(), saved = errno;
 
 	nheirs = 0;
-	heirs = MAP_FAILED;
+	heirs = NULL;
 	if (user_is_confined())
 		return;
 	if (!shares) {
@@ -144,7 +144,9 @@ static void fork_prepare(void)
 	}
 	heirs_len = ((size_t)top + 1) * sizeof(struct heir);
 	heirs = mmap(NULL, heirs_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	for (int i = 0; i <= top && shares && heirs != MAP_FAILED; i++) {
+	if (heirs == MAP_FAILED)
+		heirs = NULL;
+	for (int i = 0; i <= top && shares && heirs; i++) {
 		struct file *f = file_get(i);
 
 		if (f && f->type == FILE_EPOLL)
@@ -155,16 +157,17 @@ static void fork_prepare(void)
 	errno = saved;
 }
 
-static void fork_parent(void)
+static void heirs_free(void)
 {
-	if (heirs != MAP_FAILED)
+	if (heirs)
 		munmap(heirs, heirs_len);
+	heirs = NULL;
 	nheirs = 0;
 }
 
 static void start(void)
 {
-	pthread_atfork(fork_prepare, fork_parent, NULL);
+	pthread_atfork(fork_prepare, heirs_free, NULL);
 }
 
 void lend_start(void)
@@ -178,11 +181,8 @@ void lend_start(void)
 
 void lend_child(void)
 {
-	uint32_t n = nheirs;
-
 	lent_pool = (struct pool){.size = sizeof(struct lent)};
-	nheirs = 0;
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < nheirs; i++) {
 		struct lent *l = pool_get(&lent_pool);
 
 		if (!l)
@@ -195,9 +195,9 @@ void lend_child(void)
 		atomic_store_explicit(&l->file.refs, 1, memory_order_release);
 		fd_set_file(heirs[i].fd, &l->file);
 		file_put(&l->file);
+		fd_forget(l->wake); /* ours from here on; the others of the parent are closed */
 	}
-	if (n)
-		munmap(heirs, heirs_len);
+	heirs_free();
 }
 
 /*

@@ -31,6 +31,7 @@ _Atomic bool sock_stay;
 static struct pool sock_pool = {.size = (sizeof(struct sock) + 63) & ~(size_t)63};
 static struct lock service_lock;
 static _Atomic uint64_t service_next_ns;
+static struct core *parents; /* in a forked child: the parent's core, and older ones that sockets still name */
 static pthread_once_t service_once = PTHREAD_ONCE_INIT;
 
 /* ---- the service ---- */
@@ -41,6 +42,11 @@ static void own_fd(int fd, bool is_own)
 		fd_set_file(fd, NULL);
 	else
 		fd_forget(fd);
+}
+
+static void forked(void)
+{
+	sock_child(true);
 }
 
 static void service_init(void)
@@ -54,21 +60,50 @@ static void service_init(void)
 	core_fd_hook = own_fd;
 	fd_start();
 	inherit_start();
-	pthread_atfork(NULL, NULL, sock_child);
+	pthread_atfork(NULL, NULL, forked);
 }
 
-void sock_child(void)
+/* What is of processes before the parent, and of no use any more, goes. The parent's own may still be on our stack. */
+static void parents_drop(struct core *own)
 {
+	struct core **link = own ? &own->older : &parents, *c;
+
+	while ((c = *link)) {
+		if (c->heirs) {
+			link = &c->older;
+			continue;
+		}
+		*link = c->older;
+		core_disown(c);
+	}
+}
+
+void sock_child(bool at_fork)
+{
+	struct core *c = atomic_exchange(&sock_core, NULL);
+
+	if (c) {
+		c->older = parents;
+		parents = c;
+	}
+	for (struct core *p = parents; p; p = p->older)
+		p->heirs = 0;
 	inherit_forked();
 	share_child();
 	shell_child();
-	fd_child();
-	atomic_store(&sock_core, NULL);
+	fd_child(at_fork);
 	atomic_store(&service_next_ns, 0);
 	service_lock.owner = 0;
 	sock_pool.lock.owner = 0;
 	ep_child();
 	wait_child();
+	if (!at_fork)
+		return;
+	if (c && c->heirs)
+		fd_forget(c->sock);
+	fd_close_own();
+	if (!user_is_confined())
+		parents_drop(c);
 }
 
 bool sock_service_busy(void)

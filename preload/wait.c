@@ -85,9 +85,13 @@ static struct waiter *waiter_get(struct core *c)
 
 void wait_child(void)
 {
-	/* its descriptor stays open, harmless; the parent's contexts are the parent's */
-	waiter = NULL;
+	/* its descriptor goes with the parent's others; the parent's contexts are the parent's */
 	waiter_pool.lock.owner = 0;
+	if (waiter) {
+		pthread_setspecific(waiter_key, NULL);
+		pool_put(&waiter_pool, waiter);
+	}
+	waiter = NULL;
 	held_child();
 }
 

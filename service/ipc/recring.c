@@ -3,6 +3,10 @@
  * Records in a circular buffer: each has an 8-byte header (type, length) and is padded to 8
  * bytes. One that would cross the end is preceded by a filler to the end, so that records
  * are contiguous. Indices run free and are masked on use.
+ *
+ * Memory: a ring is made for the worst burst, and going round would touch all of it though
+ * there are never more than a few records. So the producer looks now and then, after STEP
+ * bytes, and if it finds the ring empty, it begins at the start of the memory again.
  */
 #include "service/ipc/recring.h"
 
@@ -10,6 +14,7 @@
 #include <stdlib.h>
 
 #define FILLER UINT32_MAX
+#define STEP 256
 
 struct rec_header {
 	uint32_t type, len;
@@ -30,7 +35,7 @@ int recring_open(struct recring *r, uint64_t size)
 	r->size = size;
 	atomic_init(&r->head, 0);
 	atomic_init(&r->tail, 0);
-	r->tail_seen = r->head_seen = 0;
+	r->tail_seen = r->head_seen = r->start = 0;
 	return 0;
 }
 
@@ -42,18 +47,38 @@ void recring_close(struct recring *r)
 
 static struct rec_header *rec_at(struct recring *r, uint64_t pos)
 {
-	return (struct rec_header *)(r->data + (pos & (r->size - 1)));
+	return (struct rec_header *)(r->data + ((pos - r->start) & (r->size - 1)));
+}
+
+/*
+ * Where a record of @need bytes at @head may lie in the memory: as before, or at the start if it is time to look and
+ * nothing is in the ring. The consumer reads `start` only for a record, which is there after a commit of ours.
+ */
+static uint64_t rec_place(struct recring *r, uint64_t head, uint64_t need)
+{
+	uint64_t at = (head - r->start) & (r->size - 1);
+
+	if (at / STEP == (at + need) / STEP)
+		return at;
+	/* pairs with the release in recring_consume(): what was there is no longer read */
+	r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+	if (r->tail_seen != head)
+		return at;
+	r->start = head;
+	return 0;
 }
 
 /* head + what recring_reserve() has put there: kept in the record until commit, as nothing else is reserved meanwhile. */
 void *recring_reserve(struct recring *r, uint32_t type, uint32_t len)
 {
 	uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed), need = rec_size(len);
-	uint64_t to_end = r->size - (head & (r->size - 1)), skip = to_end < need ? to_end : 0;
+	uint64_t to_end, skip;
 	struct rec_header *h;
 
 	if (need > r->size / 4 + 8)
 		return NULL;
+	to_end = r->size - rec_place(r, head, need);
+	skip = to_end < need ? to_end : 0;
 	if (head + skip + need - r->tail_seen > r->size) {
 		/* pairs with the release in recring_consume(): what was there is no longer read */
 		r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A ring of variable-sized records between two threads of the service: one producer, one
- * consumer, bounded memory, nothing allocated after open. Carries the slow path's commands
- * down to a fast thread and frames and events up.
+ * consumer, bounded memory, nothing allocated after open, and of that no more touched than was
+ * ever in use at a time, and a little. Carries the slow path's commands down to a fast thread
+ * and frames and events up.
  *
  *   producer: recring_reserve -> fill -> recring_commit (many may be reserved one by one)
  *   consumer: recring_peek -> use in place -> recring_consume
@@ -22,7 +23,8 @@ struct recring {
 	_Alignas(64) _Atomic uint64_t tail; /* consumer's, bytes ever read; pairs with the acquire in recring_reserve */
 	uint64_t head_seen;                 /* consumer's copy of head */
 	_Alignas(64) uint8_t *data;
-	uint64_t size; /* power of two */
+	uint64_t size;  /* power of two */
+	uint64_t start; /* the index that lies at the start of data: set by the producer while the ring is empty */
 };
 
 /* @size: bytes, a power of two, at least 4096. Returns 0 or -ENOMEM. */

@@ -135,23 +135,26 @@ WRK = """done = function(s, l, r)
 
 
 def held(pid):
-    """Memory in KiB (a process's part of what it shares) and open descriptors."""
+    """Memory in KiB (not of files; a process's part of what it shares) and open descriptors."""
     with open("/proc/%d/smaps_rollup" % pid) as f:
-        pss = int(re.search(r"^Pss: +(\d+)", f.read(), re.M).group(1))
-    return pss, len(os.listdir("/proc/%d/fd" % pid))
+        text = f.read()
+    kib = sum(int(re.search(r"^%s: +(\d+)" % k, text, re.M).group(1)) for k in ("Pss_Anon", "Pss_Shmem"))
+    return kib, len(os.listdir("/proc/%d/fd" % pid))
 
 
 def sample(lab):
-    """What the service and the youngest four workers hold."""
-    workers = sorted(workers_of(lab)[0], key=lambda p: os.stat("/proc/%d" % p).st_mtime)[-4:]
+    """What the service, the master and the youngest four workers hold."""
+    workers, master = workers_of(lab)
+    workers = sorted(workers, key=lambda p: os.stat("/proc/%d" % p).st_mtime)[-4:]
     of_workers = []
     for p in workers:
         try:
             of_workers.append(held(p))
         except (FileNotFoundError, ProcessLookupError):
             pass
-    service = held(lab.service.pid) if lab.service else (0, 0)
+    service, of_master = held(lab.service.pid) if lab.service else (0, 0), held(master[0])
     return {"service KiB": service[0], "service descriptors": service[1],
+            "master KiB": of_master[0], "master descriptors": of_master[1],
             "worker KiB": max((x[0] for x in of_workers), default=0),
             "worker descriptors": max((x[1] for x in of_workers), default=0)}
 
@@ -186,7 +189,11 @@ def reload_under_wrk(lab, seconds):
 
 @pytest.mark.seconds(1500)
 def test_nginx_reload_every_second(www):
-    """Under wrk: no request fails that does not on plain Linux, and nothing grows."""
+    """Under wrk: no request fails that does not on plain Linux, and nothing grows.
+
+    TIME_WAIT is a minute, so only after that all tables have been in use as far as they will be: the long run begins
+    to count there, and allows for next to nothing. tests/net/test_memory.py is the short way to the same.
+    """
     with carried(www, "nginx, a reload every second under wrk", connections=32, share=0.5):
         said, samples = reload_under_wrk(www, scale(600, 6))
     usual = said
@@ -196,8 +203,10 @@ def test_nginx_reload_every_second(www):
         with Lab("plain") as plain:
             usual, _ = reload_under_wrk(plain, scale(60, 3))
     early, late = ({k: statistics.median(x[k] for x in part) for k in samples[0]} for part in
-                   (samples[2:scale(22, 5)], samples[-scale(20, 3):]))
-    print("wrk: %s\nplain Linux: %s\nafter the first reloads: %s\nat the end: %s" % (said, usual, early, late))
+                   (samples[scale(90, 2):scale(130, 5)], samples[-scale(40, 3):]))
+    print("wrk: %s\nplain Linux: %s\nearly: %s\nat the end: %s" % (said, usual, early, late))
+    print("service KiB: %s" % [statistics.median(x["service KiB"] for x in samples[i:i + 30])
+                               for i in range(0, len(samples), 30)])
 
     def failed(x):
         return sum(x[k] for k in ("connect", "read", "write", "timeout", "status"))
@@ -208,7 +217,8 @@ def test_nginx_reload_every_second(www):
     assert failed(said) / (said["reloads"] - 1) <= 2 + 1.25 * failed(usual) / (usual["reloads"] - 1), (said, usual)
     if not www.plain:
         assert status["apps"] <= 5, status  # the master and its workers
-        assert late["service KiB"] <= early["service KiB"] + 4096, (early, late)
-        assert late["worker KiB"] <= early["worker KiB"] + 4096, (early, late)
-        assert late["service descriptors"] <= early["service descriptors"] + 60, (early, late)
-        assert late["worker descriptors"] <= early["worker descriptors"] + 60, (early, late)
+        assert late["service KiB"] <= early["service KiB"] + scale(512, 4096), (early, late)
+        assert late["master KiB"] <= early["master KiB"] + 256, (early, late)
+        assert late["worker KiB"] <= early["worker KiB"] + scale(512, 4096), (early, late)
+        for who in ("service", "master", "worker"):
+            assert late[who + " descriptors"] <= early[who + " descriptors"] + scale(8, 60), (who, early, late)

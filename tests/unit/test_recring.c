@@ -105,7 +105,7 @@ static void peek_does_not_consume(void **state)
 	recring_close(&r);
 }
 
-/* Every length at every place: records are contiguous and whole across the end of the memory. */
+/* Every length at every place, never empty: records are contiguous and whole across the end of the memory. */
 static void wraps_with_every_length(void **state)
 {
 	struct recring r;
@@ -113,13 +113,51 @@ static void wraps_with_every_length(void **state)
 
 	(void)state;
 	assert_int_equal(recring_open(&r, 4096), 0);
+	put(&r, 1, 0, 0);
 	for (uint32_t len = 0; len <= 1024; len++) {
 		put(&r, len, len, ++fill);
-		put(&r, len + 1, len / 2, (uint8_t)(fill + 1));
+		get(&r, 1, len ? (len - 1) / 2 : 0, (uint8_t)(fill - 1)); /* what the last round left */
+		put(&r, 1, len / 2, fill);
 		get(&r, len, len, fill);
-		get(&r, len + 1, len / 2, (uint8_t)(fill + 1));
-		assert_true(recring_empty(&r));
+		assert_false(recring_empty(&r));
 	}
+	recring_close(&r);
+}
+
+/* What goes round without ever being many uses the start of the memory alone, and a burst all of it as ever. */
+static void empty_rings_begin_anew(void **state)
+{
+	const uint32_t size = 1 << 20;
+	struct recring r;
+	uint32_t n, t, l, bursts = 0;
+
+	(void)state;
+	assert_int_equal(recring_open(&r, size), 0);
+	for (uint32_t i = 0; i < 20000; i++) {
+		uint32_t len = i * 2654435761u >> 24;
+
+		for (uint32_t k = 0; k < 3; k++) {
+			uint8_t *p = recring_reserve(&r, i, len + k);
+
+			assert_non_null(p);
+			assert_true(bursts || p + len + k <= r.data + size / 8);
+			memset(p, (int)(i + k), len + k);
+			recring_commit(&r);
+		}
+		for (uint32_t k = 0; k < 3; k++)
+			get(&r, i, len + k, (uint8_t)(i + k));
+		if (i % 1000 != 999 || i < 10000)
+			continue;
+		for (n = 0; recring_reserve(&r, n, 56); n++)
+			recring_commit(&r);
+		assert_true(n >= size / 64 - 1);
+		for (uint32_t k = 0; k < n; k++, recring_consume(&r)) {
+			assert_non_null(recring_peek(&r, &t, &l));
+			assert_int_equal(t, k);
+		}
+		bursts++;
+	}
+	assert_int_equal(bursts, 10);
 	recring_close(&r);
 }
 
@@ -206,6 +244,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_visible_before_commit),
 		cmocka_unit_test(peek_does_not_consume),
 		cmocka_unit_test(wraps_with_every_length),
+		cmocka_unit_test(empty_rings_begin_anew),
 		cmocka_unit_test(full_then_room_again),
 		cmocka_unit_test(threads_agree),
 	};
