@@ -107,6 +107,7 @@ struct sock {
 	struct core *_Atomic listen_core; /* which service gave the policy */
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
+	uint64_t claim_ns;       /* AWAY: not claimed before this; 0: at once */
 	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
 	uint64_t heir_asked_ns;  /* when it was last asked for by the parent's control socket */
 	_Atomic uint8_t need;    /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
