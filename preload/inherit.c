@@ -142,7 +142,7 @@ void inherit_claim(struct sock *s)
 	int slot, context;
 
 	if (!c) {
-		if (!sock_service_busy() && !(s->heir_of && claim_as_heir(s)))
+		if (!sock_service_busy() && !(s->heir_of && claim_as_heir(s)) && !sock_service_slow())
 			claim_alone(s);
 		return;
 	}

@@ -158,6 +158,8 @@ struct sock *sock_track(int fd, bool nonblock);
 struct sock *sock_new(int fd, bool nonblock);
 /* Is another thread just connecting to the service, or was there no attempt lately? Then asking again is worth it. */
 bool sock_service_busy(void);
+/* Is it there, but did not answer in time when it was last asked? */
+bool sock_service_slow(void);
 /* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */
 void sock_claim_start(struct sock *s);
 /* Connect to the service if that has not been tried lately. Returns it or NULL. */
