@@ -117,8 +117,8 @@ struct conn {
 	bool rst_judged;                     /* a wire RST was injected; the next verdict says whether it holds */
 	uint64_t closed_ns;                  /* when the last of these changed */
 	uint32_t wire_rcv_nxt, wire_snd_nxt; /* TIME_WAIT: last numbers on the wire */
-	uint32_t ts_recent; /* the peer's TSval at adoption: any SYN of this connection was older; 0: unknown */
-	uint32_t ts_offset; /* TSval = milliseconds of our clock + this */
+	uint32_t ts_recent;                  /* the peer's TSval at adoption, or 0: any SYN was older */
+	uint32_t ts_offset;                  /* TSval = milliseconds of our clock + this */
 
 	/* verdict */
 	enum verdict verdict;
