@@ -200,6 +200,7 @@ static void restore_resume(struct slow *s, struct conn *c)
 	if (!both)
 		nic_flow_del(s->env.nic, &c->key);
 	rc = sock_resume(c->fd, &c->rebuild);
+	sock_filter_detach(c->fd);
 	restore_replay(s, c, z);
 	if (both && !rc)
 		restore_settle(s, c, LEAVE_FINS);
@@ -231,7 +232,7 @@ static void restore_let_go(struct slow *s, struct conn *c)
 static void restore_built(struct slow *s, struct conn *c)
 {
 	sock_restored_lock(c->fd, true);
-	sock_filter_detach(c->fd);
+	sock_filter_attach_open(c->fd); /* there until nobody's write can fail, or get ahead of what was never sent */
 	if (!c->frozen.fin_rcvd || c->frozen.fin_acked) {
 		restore_let_go(s, c);
 		return;
