@@ -128,10 +128,10 @@ static void ep_hand_on(struct ep *ep)
 		ep_wake(ep);
 }
 
-/* Arm every context. Returns true if there is work already. */
+/* Arm every context of @c (NULL: there is none). Returns true if there is work already. */
 static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 {
-	for (uint64_t mask = contexts; mask; mask &= mask - 1) {
+	for (uint64_t mask = c ? contexts : 0; mask; mask &= mask - 1) {
 		uint32_t i = (uint32_t)__builtin_ctzll(mask);
 
 		core_context_arm(c, i);
@@ -200,7 +200,7 @@ static int sleep_plain(struct ep *ep, struct ep_call *call)
 	atomic_fetch_add_explicit(&ep->inside, 1, memory_order_seq_cst);
 	/* pairs with the store in mix_locked(): it sees plain, or we see mixed */
 	if (!atomic_load_explicit(&ep->mixed, memory_order_seq_cst) &&
-	    !(c && arm(ep, c, atomic_load_explicit(&ep->contexts, memory_order_acquire))))
+	    !arm(ep, c, atomic_load_explicit(&ep->contexts, memory_order_acquire)))
 		n = kernel_wait(call, ep_fd(ep), call->events, call->max, true);
 	if (n > 0)
 		n = ep_filter(ep, call->events, n, &marked);
@@ -231,7 +231,7 @@ static int sleep_apart(struct ep *ep, struct ep_call *call, const struct ep_tree
 	}
 	atomic_fetch_add_explicit(&ep->apart, 1, memory_order_seq_cst);
 	place = held_push(&h);
-	if (!tree->core || !arm(ep, tree->core, tree->contexts))
+	if (!arm(ep, tree->core, tree->contexts))
 		n = wait_ppoll(p, 2, call->deadline, wait_signals_mask(&call->signals, call->mask));
 	held_pop(place);
 	atomic_fetch_sub_explicit(&ep->apart, 1, memory_order_seq_cst);

@@ -99,6 +99,13 @@ bool inherit_has_filter(int fd)
 	return !libc()->getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) && len > 0;
 }
 
+/* It is Linux's, and who waits for it in an epoll instance waits there. s->lock held. */
+static void claim_over(struct sock *s)
+{
+	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+	ep_items_to_kernel(s);
+}
+
 /*
  * The service cannot be reached: a child that has changed its root or user, or may open no descriptor. It can still ask
  * by its parent's control socket. The answer is to be seen at the socket itself: it is marked, so nobody adopts it, and
@@ -111,7 +118,7 @@ static bool claim_as_heir(struct sock *s)
 
 	share_mark(s);
 	if (share_is_whole(s->fd)) {
-		atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+		claim_over(s);
 		return true;
 	}
 	if (s->heir_asked_ns && now - s->heir_asked_ns < ASK_NS)
@@ -127,8 +134,10 @@ static void claim_alone(struct sock *s)
 	if (inherit_has_filter(s->fd)) {
 		libc()->shutdown(s->fd, SHUT_RDWR);
 		s->try_at = NEVER;
+	} else if (s->items) {
+		share_mark(s); /* as whoever uses it */
 	}
-	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+	claim_over(s);
 }
 
 void inherit_claim(struct sock *s)
@@ -137,7 +146,7 @@ void inherit_claim(struct sock *s)
 	int slot, context;
 
 	if (!c) {
-		if (!sock_service_busy() && !(s->heir_of && claim_as_heir(s)))
+		if (!sock_service_busy() && !(s->heir_of && claim_as_heir(s)) && !sock_service_slow())
 			claim_alone(s);
 		return;
 	}

@@ -379,7 +379,8 @@ static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	lock_drop(&ep->lock);
 	if (is_linux)
 		return ret ? item_undo(it, errno) : 0;
-	if (ep->alone || ep->lent || !ep_listen(ep, s->core, s->context) || !lock_take(&ep->lock))
+	/* AWAY, and no service heard yet: the list asks again, and the claim makes the instance listen */
+	if (ep->alone || ep->lent || (s->core && !ep_listen(ep, s->core, s->context)) || !lock_take(&ep->lock))
 		return item_undo(it, ENOMEM);
 	it->where = ITEM_USER;
 	atomic_fetch_add_explicit(&ep->users, 1, memory_order_relaxed);
@@ -511,8 +512,11 @@ PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 		share_enter(s);
 	if (op != EPOLL_CTL_DEL && sock_is_open(s) && user_readable(ev, sizeof(*ev)))
 		atomic_fetch_or_explicit(&s->need, (uint8_t)io_of_events(ev->events), memory_order_relaxed);
-	if (sock_state(s) == SOCK_AWAY) /* certain, or under way */
-		wait_sock(s, 0, clock_now_ns() + NS_PER_S);
+	for (uint64_t until = 0; sock_state(s) == SOCK_AWAY;) { /* certain, or under way */
+		until = until ? until : clock_now_ns() + NS_PER_S;
+		if (wait_sock(s, 0, until) == -EAGAIN)
+			break;
+	}
 	if (op == EPOLL_CTL_ADD && !can_be_seen(f))
 		ep_leave(s); /* in a set that we cannot see */
 	if (!f || f->type != FILE_EPOLL) {

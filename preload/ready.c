@@ -11,9 +11,12 @@
  */
 #define _GNU_SOURCE 1
 #include <errno.h>
+#include <sys/syscall.h>
+#include <time.h>
 
 #include "preload/epoll.h"
 #include "preload/user.h"
+#include "service/base/clock.h"
 
 #define TAKE 64 /* members of a bell taken at once */
 #define SETTLE 32
@@ -176,13 +179,26 @@ static uint32_t item_events(struct item *it, struct open *open)
 	return sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
 }
 
-/* ep->lock not held. */
-static void settle_all(struct open *open)
+/*
+ * ep->lock not held. Where the service could not be asked, or is to be asked later, nobody will mark the socket: it goes
+ * on the list again.
+ */
+static void settle_all(struct open *open, struct ep *self)
 {
+	bool slept = false;
+
 	while (open->n) {
 		struct sock *s = open->sock[--open->n];
 
-		sock_settle(s);
+		if (!sock_settle(s) && sock_state(s) == SOCK_AWAY) {
+			if (!slept)
+				syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+			slept = true;
+			if (lock_take(&s->lock)) {
+				ep_items_mark(s, self);
+				lock_drop(&s->lock);
+			}
+		}
 		sock_put(s);
 	}
 }
@@ -221,7 +237,7 @@ int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 	}
 	ep_unkick(ep);
 	lock_drop(&ep->lock);
-	settle_all(&open);
+	settle_all(&open, ep);
 	return n;
 }
 
@@ -238,5 +254,5 @@ void ep_refresh(struct ep *ep)
 		item_unqueue(ep->ready.head);
 	ep_unkick(ep);
 	lock_drop(&ep->lock);
-	settle_all(&open);
+	settle_all(&open, ep);
 }

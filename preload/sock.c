@@ -28,6 +28,7 @@
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
 #define NO_SERVICE_EXCHANGES 4 /* until the next look for it: perhaps another thread is just connecting */
 #define BULK_BYTES 32768       /* so much at once is a one-way transfer */
+#define CLAIM_NS NS_PER_MS     /* between two requests for a connection that is in the middle of something */
 #define RETRY_BYTES 262144     /* a one-way transfer is tried again after so much */
 #define FIRST_LOOK_BYTES 4096  /* connect to the service not before a connection has moved this */
 
@@ -236,6 +237,7 @@ static void settle_linux(struct sock *s, bool died)
 
 	if (!died && reason == IPC_REASON_RETRY) { /* in the middle of something, elsewhere */
 		s->claim = given_back ? CLAIM_RETURN : CLAIM_TAKE;
+		s->claim_ns = clock_now_ns() + CLAIM_NS;
 		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 		return;
 	}
@@ -324,8 +326,10 @@ bool sock_settle(struct sock *s)
 		return true;
 	if (!lock_take(&s->lock))
 		return false;
-	if (sock_state(s) == SOCK_AWAY)
+	if (sock_state(s) == SOCK_AWAY && (!s->claim_ns || clock_now_ns() >= s->claim_ns)) {
+		s->claim_ns = 0;
 		inherit_claim(s);
+	}
 	if (sock_state(s) == SOCK_FAST) {
 		state = IPC_STATE(stream_status(&s->st));
 		if (state == IPC_RETURNED)

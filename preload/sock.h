@@ -107,6 +107,7 @@ struct sock {
 	struct core *_Atomic listen_core; /* which service gave the policy */
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
+	uint64_t claim_ns;       /* AWAY: not claimed before this; 0: at once */
 	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
 	uint64_t heir_asked_ns;  /* when it was last asked for by the parent's control socket */
 	_Atomic uint8_t need;    /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
@@ -157,6 +158,8 @@ struct sock *sock_track(int fd, bool nonblock);
 struct sock *sock_new(int fd, bool nonblock);
 /* Is another thread just connecting to the service, or was there no attempt lately? Then asking again is worth it. */
 bool sock_service_busy(void);
+/* Is it there, but did not answer in time when it was last asked? */
+bool sock_service_slow(void);
 /* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */
 void sock_claim_start(struct sock *s);
 /* Connect to the service if that has not been tried lately. Returns it or NULL. */

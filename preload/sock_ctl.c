@@ -166,6 +166,8 @@ static bool shutdown_begin(struct sock *s)
 	while (clock_now_ns() < deadline) {
 		if (sock_is_open(s) && !sock_settle(s)) /* the answer comes within the service's time limit */
 			wait_sock(s, 0, deadline);
+		if (sock_state(s) == SOCK_AWAY) /* it may be in the middle of being rebuilt */
+			continue;
 		if (sock_state(s) != SOCK_FAST)
 			return false;
 		atomic_fetch_add_explicit(&core_slot(s->core, s->slot)->busy, 1, memory_order_seq_cst);

@@ -32,6 +32,7 @@ static struct pool sock_pool = {.size = (sizeof(struct sock) + 63) & ~(size_t)63
 static struct lock service_lock;
 static _Atomic uint64_t service_next_ns;
 static struct core *parents; /* in a forked child: the parent's core, and older ones that sockets still name */
+static _Atomic bool service_slow; /* it did not answer the last attempt in time, or a signal ended that */
 static pthread_once_t service_once = PTHREAD_ONCE_INIT;
 
 /* ---- the service ---- */
@@ -112,6 +113,11 @@ bool sock_service_busy(void)
 	       atomic_load_explicit(&service_lock.owner, memory_order_relaxed);
 }
 
+bool sock_service_slow(void)
+{
+	return atomic_load_explicit(&service_slow, memory_order_relaxed);
+}
+
 struct core *sock_service(void)
 {
 	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
@@ -125,12 +131,14 @@ struct core *sock_service(void)
 		return NULL;
 	c = atomic_load_explicit(&sock_core, memory_order_acquire);
 	if (!c || core_is_dead(c)) {
-		int cancel;
+		int cancel, err;
 
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 		c = NULL;
-		if (core_open(service_path, &c) < 0)
+		err = core_open(service_path, &c);
+		if (err < 0)
 			c = NULL;
+		atomic_store_explicit(&service_slow, err == -ETIMEDOUT || err == -EINTR, memory_order_relaxed);
 		/* pairs with the acquire loads above */
 		atomic_store_explicit(&sock_core, c, memory_order_release);
 		atomic_store_explicit(&service_next_ns, clock_now_ns() + RETRY_NS, memory_order_relaxed);

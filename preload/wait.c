@@ -326,7 +326,8 @@ static int wait_for(struct sock *s, uint32_t events, uint64_t more, uint64_t dea
 	place = held_push(&h);
 	for (;;) {
 		core_context_arm(c, context); /* a full fence; then a second look */
-		if (is_over(s, events, more))
+		/* the look itself may have taken an answer that leaves nothing to be woken by, or has a new slot */
+		if (is_over(s, events, more) || sock_state(s) == SOCK_AWAY || s->core != c || s->context != context)
 			break;
 		err = sleep_once(c, epfd, deadline, &signals);
 		if (err == -EINTR && may_restart(deadline, &signals))

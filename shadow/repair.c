@@ -294,6 +294,14 @@ int sock_tcp_state(int fd)
 	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) ? -errno : info.tcpi_state;
 }
 
+bool sock_has_acked(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof info;
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_bytes_acked;
+}
+
 int sock_peek_stray(int fd, uint32_t from, uint8_t **out)
 {
 	int unacked = 0, reuse, rc, left, state = sock_tcp_state(fd);

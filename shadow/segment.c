@@ -56,7 +56,7 @@ static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, u
 		.seq = seq,
 		.ack = ack,
 		.flags = flags,
-		.window = s->window ? s->window : (uint16_t)(0x8000 | (s->vary & 0x7fff)),
+		.window = s->has_window ? s->window : (uint16_t)(0x8000 | (s->vary & 0x7fff)),
 		.has_ts = s->has_ts,
 		.tsval = s->tsval,
 		.tsecr = s->tsecr,

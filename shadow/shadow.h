@@ -99,6 +99,8 @@ int sock_examine(int fd, struct sock_state *st);
  * It stays with the socket whatever becomes of us. Returns 0 or -errno.
  */
 int sock_filter_attach(int fd, uint32_t rcv_nxt);
+/* A filter that takes everything: other processes see that the socket is not yet to be used (preload/share.c). */
+int sock_filter_attach_open(int fd);
 int sock_filter_detach(int fd);
 /* A filter that drops everything: for the moments before rcv_nxt is known. */
 int sock_filter_attach_closed(int fd);
@@ -186,6 +188,8 @@ enum sock_tcp_state {
 };
 /* The TCP state of the kernel socket, or -errno. */
 int sock_tcp_state(int fd);
+/* Has the kernel socket, since it was rebuilt, seen an acknowledgement of anything? True also if that cannot be asked. */
+bool sock_has_acked(int fd);
 /*
  * Payload that the shadow holds unacknowledged after @from (its sequence space): what somebody wrote to
  * the kernel socket. Copied to a malloc'd buffer *@out, the caller's to free. Returns bytes, 0 or -errno.
@@ -200,7 +204,8 @@ struct shadow_seq {
 	struct flow_key key; /* local = this host */
 	uint8_t nic_mac[6], peer_mac[6];
 	uint32_t rcv_nxt, snd_nxt; /* the shadow's; snd_una for heartbeats before commit */
-	uint16_t window;           /* window field, not scaled; 0: a default */
+	bool has_window;           /* `window`, not scaled, is the peer's; else one is made up */
+	uint16_t window;
 	bool has_ts; /* with tsval and tsecr; only what comes from the peer itself, for a rebuilt socket */
 	uint32_t tsval, tsecr;
 	uint16_t vary; /* makes the window field differ each time, so that conntrack sees no repeats */

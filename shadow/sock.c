@@ -213,6 +213,13 @@ int sock_filter_attach_closed(int fd)
 	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));
 }
 
+int sock_filter_attach_open(int fd)
+{
+	struct sock_filter insn[] = {BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
+
+	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));
+}
+
 int sock_filter_detach(int fd)
 {
 	int unused = 0;

@@ -50,9 +50,10 @@ static bool rx_acceptable(const struct flow *f, const struct segment *s)
 	return len ? seq_gt(s->seq + len, nxt) : seq_geq(s->seq, nxt);
 }
 
+/* A TS.Recent of 0 is none, as in Linux: a socket that was rebuilt knows none until the peer's next segment in order. */
 static bool rx_paws_fails(const struct flow *f, const struct segment *s, uint64_t now_ns)
 {
-	if (seq_geq(s->opt.tsval, f->ts_recent))
+	if (!f->ts_recent || seq_geq(s->opt.tsval, f->ts_recent))
 		return false;
 	return (uint32_t)(now_ns / NS_PER_S) - f->ts_recent_s < PAWS_IDLE_S;
 }

@@ -53,6 +53,7 @@ enum leave_settle {
 	LEAVE_BUSY, /* a shutdown() of the application's to end */
 	LEAVE_MARK, /* exclusive mode: the TAP to be read up to the mark */
 	LEAVE_FIN,  /* Linux to have the peer's FIN, before it is let go */
+	LEAVE_ACK,  /* Linux to have an acknowledgement, before it is let go */
 	LEAVE_FINS, /* Linux to have both FINs, after */
 };
 
@@ -116,7 +117,7 @@ struct conn {
 	bool rst_judged;                     /* a wire RST was injected; the next verdict says whether it holds */
 	uint64_t closed_ns;                  /* when the last of these changed */
 	uint32_t wire_rcv_nxt, wire_snd_nxt; /* TIME_WAIT: last numbers on the wire */
-	uint32_t ts_recent;                  /* the peer's TSval at adoption: any SYN of this connection was older */
+	uint32_t ts_recent;                  /* the peer's TSval at adoption, or 0: any SYN was older */
 	uint32_t ts_offset;                  /* TSval = milliseconds of our clock + this */
 
 	/* verdict */

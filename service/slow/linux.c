@@ -30,8 +30,10 @@ struct shadow_seq linux_seq(struct slow *s, struct conn *c)
 	struct shadow_seq q = {.key = c->key, .rcv_nxt = c->sh_rcv_nxt, .snd_nxt = c->sh_acked, .vary = ++c->vary};
 	static const uint8_t zero[6];
 
-	if (c->state == CONN_ADOPTING) /* the socket must keep the peer's real window if this is rolled back */
+	if (c->state == CONN_ADOPTING) { /* the socket must keep the peer's real window if this is rolled back */
+		q.has_window = true;
 		q.window = (uint16_t)MIN(c->sock.snd_wnd >> c->sock.snd_wscale, 65535u);
+	}
 	memcpy(q.nic_mac, nic_get_info(s->env.nic)->mac, 6);
 	memcpy(q.peer_mac, memcmp(c->peer_mac, zero, 6) ? c->peer_mac : linux_mac_unknown, 6);
 	return q;

@@ -51,7 +51,16 @@ static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t s
 	};
 }
 
-/* In the wire's numbers, which are Linux's now. */
+/* Is the peer's clock known, and the RTT? */
+static bool restore_has_times(const struct conn *c, const struct up_frozen *z)
+{
+	return c->sock.ts && z->ts_recent && z->srtt_us;
+}
+
+/*
+ * In the wire's numbers, which are Linux's now; and with what it is to learn of the peer's clock and the RTT
+ * (shadow/rebuild.c): as old as an answer usually is, in Linux's milliseconds.
+ */
 static struct shadow_seq restore_seq(struct slow *s, struct conn *c)
 {
 	const struct up_frozen *z = &c->frozen;
@@ -59,16 +68,36 @@ static struct shadow_seq restore_seq(struct slow *s, struct conn *c)
 
 	q.rcv_nxt = z->rcv_base + (uint32_t)z->rcv_end;
 	q.snd_nxt = z->snd_base + (uint32_t)z->snd_una + z->fin_acked;
+	q.has_window = true;
 	q.window = (uint16_t)MIN(z->snd_wnd >> c->sock.snd_wscale, 65535u);
+	q.has_ts = restore_has_times(c, z);
+	q.tsval = z->ts_recent;
+	q.tsecr = c->rebuild.ts_now - MAX(z->srtt_us / 1000, 1u);
 	return q;
 }
 
+/* It acknowledges rebuild.echo, if there is one. */
 static void restore_fin(struct slow *s, struct conn *c)
 {
 	struct shadow_seq q = restore_seq(s, c);
 	uint8_t frame[128];
 
 	linux_inject(s, frame, shadow_fin(&q, frame));
+}
+
+/* Is there something to acknowledge before Linux may speak: rebuild.echo, or our FIN? */
+static bool restore_is_acked(const struct conn *c)
+{
+	return c->rebuild.echo || (c->frozen.fin_acked && c->rebuild.fin_sent && !c->frozen.fin_rcvd);
+}
+
+static void restore_ack(struct slow *s, struct conn *c)
+{
+	struct shadow_seq q = restore_seq(s, c);
+	uint8_t frame[128];
+
+	linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
+	loop_flush(s->env.loop);
 }
 
 /* What the peer has said and Linux has not heard. */
@@ -80,15 +109,8 @@ static void restore_replay(struct slow *s, struct conn *c, const struct up_froze
 
 	if (z->fin_rcvd && !both) /* Linux has it */
 		q.rcv_nxt++;
-	if (z->fin_acked)
+	if (z->fin_acked && !restore_is_acked(c))
 		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
-	if (c->rebuild.echo) { /* as old as an answer usually is, in Linux's milliseconds */
-		q.has_ts = true;
-		q.tsval = z->ts_recent;
-		q.tsecr = c->rebuild.ts_now - MAX(z->srtt_us / 1000, 1u);
-		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
-		q.has_ts = false;
-	}
 	if (both)
 		restore_fin(s, c);
 	leave_give_held(s, c, true);
@@ -178,11 +200,28 @@ static void restore_resume(struct slow *s, struct conn *c)
 	if (!both)
 		nic_flow_del(s->env.nic, &c->key);
 	rc = sock_resume(c->fd, &c->rebuild);
+	sock_filter_detach(c->fd);
 	restore_replay(s, c, z);
 	if (both && !rc)
 		restore_settle(s, c, LEAVE_FINS);
 	else
 		restore_finish(s, c, !rc);
+}
+
+/*
+ * The last that Linux must hear before it may speak: an acknowledgement from the wire would overtake it, and an old one
+ * says nothing. As a rule Linux has it when it has been sent.
+ */
+static void restore_let_go(struct slow *s, struct conn *c)
+{
+	if (restore_is_acked(c)) {
+		restore_ack(s, c);
+		if (!c->muted && !sock_has_acked(c->fd)) {
+			restore_settle(s, c, LEAVE_ACK);
+			return;
+		}
+	}
+	restore_resume(s, c);
 }
 
 /*
@@ -193,9 +232,9 @@ static void restore_resume(struct slow *s, struct conn *c)
 static void restore_built(struct slow *s, struct conn *c)
 {
 	sock_restored_lock(c->fd, true);
-	sock_filter_detach(c->fd);
+	sock_filter_attach_open(c->fd); /* there until nobody's write can fail, or get ahead of what was never sent */
 	if (!c->frozen.fin_rcvd || c->frozen.fin_acked) {
-		restore_resume(s, c);
+		restore_let_go(s, c);
 		return;
 	}
 	restore_fin(s, c);
@@ -255,6 +294,12 @@ static void restore_settle_one(struct slow *s, struct conn *c)
 			restore_fin_again(s, c);
 			return;
 		}
+		c->settle = LEAVE_NOT;
+		restore_resume(s, c);
+		return;
+	case LEAVE_ACK:
+		if (!late && !sock_has_acked(c->fd))
+			return;
 		c->settle = LEAVE_NOT;
 		restore_resume(s, c);
 		return;
@@ -321,7 +366,7 @@ static struct sock_rebuild restore_describe(const struct conn *c, const struct u
 		.unread = restore_range(c, true, z->rcv_read, z->rcv_end),
 		.sent = restore_range(c, false, z->snd_una, z->snd_nxt),
 		.unsent = restore_range(c, false, z->snd_nxt, z->snd_end),
-		.echo = c->sock.ts && z->ts_recent && z->srtt_us && !z->fin_acked && z->snd_wnd >> c->sock.snd_wscale,
+		.echo = restore_has_times(c, z) && !z->fin_acked,
 		.closing = z->closing || kernel_shut,
 		.fin_sent = z->fin_sent,
 	};

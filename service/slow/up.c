@@ -32,7 +32,7 @@ static void up_time_wait(struct slow *s, struct conn *c, uint32_t thread, const 
 	};
 	uint8_t out[WIRE_HDR_MAX];
 	bool newer = seq_gt(seg->seq, c->wire_rcv_nxt) ||
-		     (c->sock.ts && seg->opt.has_ts && seq_gt(seg->opt.tsval, c->ts_recent));
+		     (c->sock.ts && c->ts_recent && seg->opt.has_ts && seq_gt(seg->opt.tsval, c->ts_recent));
 
 	if ((seg->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN && newer) {
 		nic_flow_del(s->env.nic, &c->key);

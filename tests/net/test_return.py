@@ -6,12 +6,14 @@ import os
 import random
 import re
 import signal
+import struct
 import sys
 import threading
 import time
 
 import pytest
 
+from frames import RST, SYN, Wire
 from lab import BUILD, echo_once, scale, tool, wait_for
 from test_adopt import BAD_WIRES, finish, talk
 from test_firewall import fast_conversation
@@ -88,6 +90,42 @@ def test_large_streams(lab):
     with Releasing(lab, 0.1):
         talk(lab, scale(40, 12), 6, scale(8 << 20, 4 << 20), 5)
     returned(lab, 10)
+
+
+def timestamps(segment):
+    """(TSval, TSecr) of a segment, or None."""
+    o = segment.options
+    while o and o[0]:
+        if o[0] == 8:
+            return struct.unpack_from("!II", o, 2)
+        o = o[1:] if o[0] == 1 else o[max(o[1], 2):]
+    return None
+
+
+def test_timestamps(lab):
+    """A connection that goes back in the middle of a stream knows the peer's clock from its first segment on."""
+    wire, stop, seen, wrong = Wire(lab.client), threading.Event(), [], []
+
+    def watch():
+        while not stop.is_set():
+            for s in wire.segments(0.05, PORT):
+                t = None if s.outgoing or s.flags & (SYN | RST) else timestamps(s)
+                if t:
+                    seen.append(t)
+                if t and not t[1]:
+                    wrong.append((s.dport, s.seq, s.ack, len(s.payload), t))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        with Releasing(lab, 0.03):
+            talk(lab, 12, 6, 4 << 20, 6)
+    finally:
+        stop.set()
+        thread.join(10)
+        wire.close()
+    returned(lab, 10)
+    assert len(seen) > 1000 and not wrong, (len(seen), len(wrong), wrong[:5])
 
 
 @pytest.mark.parametrize("wire", list(BAD_WIRES))

@@ -226,3 +226,108 @@ def processes(parent):
             except OSError:
                 pass
     return sorted(found)
+
+
+# The child puts the connection into an instance of its own while the service is stopped (its parent lets it go on later).
+WATCHED = """
+import os, select, signal, socket, sys, time
+service = int(sys.argv[3])
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+s, _ = listener.accept()
+while (d := s.recv(65536))[:2] != b"GO":
+    s.sendall(d)
+r, w = os.pipe()
+if child := os.fork():
+    os.read(r, 1)
+    time.sleep(2.5)
+    os.kill(service, signal.SIGCONT)
+    print("child", os.waitpid(child, 0)[1], flush=True)
+    os._exit(0)
+signal.alarm(60)
+e = select.epoll()
+os.kill(service, signal.SIGSTOP)
+os.write(w, b"x")
+e.register(s, select.EPOLLIN)
+while e.poll(30):
+    d = s.recv(65536)
+    if not d:
+        os._exit(0)
+    s.sendall(d)
+os._exit(1)
+"""
+
+
+def await_stop(lab):
+    def stopped():
+        with open("/proc/%d/stat" % lab.service.pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    wait_for(stopped, 20, "the service is stopped")
+
+
+def test_watched_while_the_service_is_stopped(lab):
+    """A child that cannot reach the service puts what it inherited into an epoll instance, and hears of it later."""
+    if lab.plain:
+        pytest.skip("needs the service")
+    path = os.path.join(lab.dir, "watched.py")
+    with open(path, "w") as f:
+        f.write(WATCHED)
+    server = lab.run_server([PYTHON, path, lab.addr, PORT, lab.service.pid], ready="ready")
+    s = lab.connect(PORT, timeout=30)
+    lab.adopt(s)
+    before = lab.counters()
+    s.sendall(b"GO")
+    await_stop(lab)
+    s.sendall(b"hello")
+    assert s.recv(5) == b"hello"
+    s.close()
+    assert "child 0" in server.communicate(timeout=30)[0].decode()
+    after = lab.counters()
+    assert after["moved"] + after["returned"] > before["moved"] + before["returned"], after
+
+
+# Another image goes on with the connection while the service is stopped.
+IMAGE = """
+import os, signal, socket, sys, time
+signal.alarm(60)
+if len(sys.argv) == 3:
+    s = socket.socket(fileno=int(sys.argv[2]))
+    while d := s.recv(65536):
+        s.sendall(d)
+    os._exit(0)
+service = int(sys.argv[3])
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+s, _ = listener.accept()
+while (d := s.recv(65536))[:2] != b"GO":
+    s.sendall(d)
+os.kill(service, signal.SIGSTOP)
+if not os.fork():
+    time.sleep(2.5)
+    os.kill(service, signal.SIGCONT)
+    os._exit(0)
+os.set_inheritable(s.fileno(), True)
+os.execv(sys.executable, [sys.executable, sys.argv[0], "image", str(s.fileno())])
+"""
+
+
+def test_image_while_the_service_is_stopped(lab):
+    """A new image that the service does not answer at once waits for it: the connection is not given up."""
+    if lab.plain:
+        pytest.skip("needs the service")
+    path = os.path.join(lab.dir, "image.py")
+    with open(path, "w") as f:
+        f.write(IMAGE)
+    server = lab.run_server([PYTHON, path, lab.addr, PORT, lab.service.pid], ready="ready")
+    s = lab.connect(PORT, timeout=30)
+    lab.adopt(s)
+    before = lab.counters()
+    s.sendall(b"GO")
+    await_stop(lab)
+    s.sendall(b"hello")
+    assert s.recv(5) == b"hello"
+    s.close()
+    assert server.wait(30) == 0
+    after = lab.counters()
+    assert after["moved"] > before["moved"] and after["flow_reset"] == 0, after

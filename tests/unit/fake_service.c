@@ -4,9 +4,11 @@
  * connection's bytes between the buffers and a duplicate of its kernel socket. With it the
  * library can be tested with any program over loopback, without privileges or a NIC.
  *
- *	fake_service SOCKET-PATH [adopt_after_exchanges [refuse_every [delay_ms]]]
+ *	fake_service SOCKET-PATH [adopt_after_exchanges [refuse_every [delay_ms [retries]]]]
  *
- * Every refuse_every-th adoption is refused (RACE); answers are delayed by delay_ms. On
+ * Every refuse_every-th adoption is refused (RACE); answers are delayed by delay_ms. A process that
+ * asks for a connection that is another one's is told so many times to ask again (RETRY), just after its context
+ * was rung for something else; then the connection is taken from the other one. On
  * SIGTERM it prints its counts and ends. One thread. Known limit: a shutdown() reaches the
  * kernel socket at once, so bytes still in the transmit buffer then are lost; the real service
  * sends them first.
@@ -49,6 +51,7 @@ struct flow {
 	uint32_t slot;
 	int fd;
 	uint64_t snd_sent, answer_ns;
+	uint32_t retried;
 	bool refuse, answered, eof, failed, returning;
 };
 
@@ -57,8 +60,8 @@ static struct flow flows[FLOWS];
 static uint32_t nflows; /* highest used + 1 */
 static struct ipc_page *page;
 static int page_fd, words_fd, listen_fd;
-static uint32_t after = 2, refuse_every, delay_ms, adopts;
-static uint64_t adopted, refused, returned, rx_bytes, tx_bytes, wakes;
+static uint32_t after = 2, refuse_every, delay_ms, retries, adopts;
+static uint64_t adopted, refused, returned, retry, rx_bytes, tx_bytes, wakes;
 static volatile sig_atomic_t stop;
 
 static void on_term(int sig)
@@ -226,13 +229,54 @@ static void give_back_slot(struct client *c, uint32_t slot)
 			f->returning = true;
 }
 
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
+}
+
+/* Another process has it: to be asked for again. Its context is rung for something else just before the answer. */
+static void answer_retry(struct client *c, uint32_t slot)
+{
+	struct ipc_slot *s = &c->shm->slot[slot];
+	uint32_t i = atomic_load(&s->context) % IPC_CONTEXTS;
+	uint64_t one = 1, until;
+
+	retry++;
+	atomic_store(&c->shm->context[i].armed, 0);
+	if (c->context_fd[i] >= 0)
+		(void)!write(c->context_fd[i], &one, sizeof(one));
+	until = clock_now_ns() + (uint64_t)(rand() % 60000);
+	while (clock_now_ns() < until)
+		;
+	atomic_store(&s->reason, IPC_REASON_RETRY);
+	atomic_store(&s->status, IPC_REFUSED);
+	notify(c, slot);
+}
+
+static bool adopt_taken(struct client *c, uint32_t slot, int fd)
+{
+	uint64_t cookie = retries ? cookie_of(fd) : 0;
+
+	for (struct flow *f = flows; cookie && f < flows + nflows; f++) {
+		if (!f->c || f->c == c || cookie_of(f->fd) != cookie)
+			continue;
+		f->returning = f->retried++ >= retries;
+		answer_retry(c, slot);
+		return true;
+	}
+	return false;
+}
+
 static void adopt(struct client *c, const struct ipc_msg *m, int fd)
 {
 	struct flow *f = flows;
 
 	while (f < flows + FLOWS && f->c)
 		f++;
-	if (f == flows + FLOWS || m->arg[0] >= IPC_SLOTS) {
+	if (f == flows + FLOWS || m->arg[0] >= IPC_SLOTS || adopt_taken(c, (uint32_t)m->arg[0], fd)) {
 		close(fd);
 		return;
 	}
@@ -419,6 +463,7 @@ int main(int argc, char **argv)
 	after = argc > 2 ? (uint32_t)atoi(argv[2]) : 2;
 	refuse_every = argc > 3 ? (uint32_t)atoi(argv[3]) : 0;
 	delay_ms = argc > 4 ? (uint32_t)atoi(argv[4]) : 0;
+	retries = argc > 5 ? (uint32_t)atoi(argv[5]) : 0;
 	signal(SIGTERM, on_term);
 	signal(SIGINT, on_term);
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s", argv[1]);
@@ -442,9 +487,10 @@ int main(int argc, char **argv)
 		sleep_until_work(!moved);
 		atomic_store(&page->thread[0].armed, 0);
 	}
-	printf("adopted %llu refused %llu returned %llu rx %llu tx %llu wakes %llu\n", (unsigned long long)adopted,
-	       (unsigned long long)refused, (unsigned long long)returned, (unsigned long long)rx_bytes,
-	       (unsigned long long)tx_bytes, (unsigned long long)wakes);
+	printf("adopted %llu refused %llu retry %llu returned %llu rx %llu tx %llu wakes %llu\n",
+	       (unsigned long long)adopted, (unsigned long long)refused, (unsigned long long)retry,
+	       (unsigned long long)returned, (unsigned long long)rx_bytes, (unsigned long long)tx_bytes,
+	       (unsigned long long)wakes);
 	unlink(a.sun_path);
 	return 0;
 }

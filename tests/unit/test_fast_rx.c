@@ -197,6 +197,28 @@ static void beyond_the_window_is_refused(void **state)
 	assert_int_equal(lab_counter(h, CNT_DROP_WINDOW), 3);
 }
 
+/* Linux forgot the peer's timestamp when it rebuilt the socket: then any of them is right, also one in the upper half. */
+static void paws_without_timestamp(void **state)
+{
+	struct flow_init i = lab_init(1, 2, 0xffffff00u, 0xfffffe00u);
+
+	(void)state;
+	i.ts_recent = 0;
+	lab_close(h);
+	h = lab_open();
+	lab_install(h, &i, now);
+	lab_send(h, (struct lab_seg){.len = 10, .window = 512, .tsval = 0x9f900000u});
+	turn(1);
+	assert_int_equal(delivered(), 10);
+	assert_int_equal(lab_counter(h, CNT_DROP_PAWS), 0);
+	/* from here on it is known */
+	lab_send(h, (struct lab_seg){.seq = 10, .len = 10, .window = 512, .tsval = 0x9f8fffffu});
+	turn(1);
+	assert_int_equal(delivered(), 10);
+	assert_int_equal(lab_counter(h, CNT_DROP_PAWS), 1);
+	drain();
+}
+
 static void paws_drops_old_timestamps(void **state)
 {
 	(void)state;
@@ -468,6 +490,7 @@ int main(void)
 		T(old_data_is_acked_and_dropped),
 		T(beyond_the_window_is_refused),
 		T(paws_drops_old_timestamps),
+		T(paws_without_timestamp),
 		T(exact_rst_goes_to_linux_others_draw_a_challenge),
 		T(syn_draws_a_challenge),
 		T(fin_waits_for_what_is_before_it),

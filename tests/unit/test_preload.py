@@ -286,3 +286,22 @@ print(bool(e.poll(5)[0][1] & select.EPOLLERR), err(s.recv, 1), err(c.recv, 1))
 a, b = pair(); a.sendall(b"linux"); print(b.recv(10))
 """ % f.proc.pid
     assert run(script, f.env()) == "True ECONNRESET ECONNRESET\nb'linux'\n"
+
+
+def test_asked_again(fake):
+    """Children that are told again and again to ask later for what they inherited: none of them sleeps for ever."""
+    f = fake(0, 0, 0, 1500)
+    run(r"""
+pairs = [pair() for _ in range(8)]; pids = []
+for c, s in pairs:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(30); s.sendall(b"child"); assert s.recv(10) == b"parent"; os._exit(0)
+    pids.append(pid)
+for c, s in pairs:
+    c.settimeout(30); assert c.recv(10) == b"child"; c.sendall(b"parent")
+for pid in pids: assert os.waitpid(pid, 0)[1] == 0
+""", f.env(), timeout=60)
+    counts = f.stop()
+    assert counts["retry"] >= 8 * 1500, counts
+    assert counts["adopted"] >= 16 + 8, counts
