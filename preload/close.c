@@ -32,8 +32,12 @@ static void linger(struct sock *s)
 {
 	int fd;
 
-	if (sock_state(s) == SOCK_LINUX || atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 ||
-	    atomic_load_explicit(&s->file.refs, memory_order_relaxed) < FILE_CALL || s->late_fd)
+	bool inside =
+		sock_state(s) != SOCK_LINUX && atomic_load_explicit(&s->file.refs, memory_order_relaxed) >= FILE_CALL;
+
+	/* or wait outside of it: pairs with the count, which is raised before the look into the table */
+	if ((!inside && !atomic_load_explicit(&s->outside, memory_order_seq_cst)) ||
+	    atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 || s->late_fd)
 		return;
 	fd = (int)syscall(SYS_fcntl, s->fd, F_DUPFD_CLOEXEC, 500L);
 	if (fd < 0)

@@ -78,6 +78,7 @@ void inherit_child(struct sock *s)
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */
+	s->outside = 0;
 	s->need = 0;
 	s->asked = false;
 	s->listener_asked = s->listener_asking = false;

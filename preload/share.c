@@ -86,13 +86,15 @@ bool share_enter_slow(struct sock *s)
 	int saved = errno;
 	bool away = false;
 
-	if (!share_mark(s) && lock_take(&s->lock)) {
-		away = sock_state(s) == SOCK_LINUX;
+	if (lock_take(&s->lock)) {
+		away = !share_mark(s) && sock_state(s) == SOCK_LINUX;
 		if (away) {
 			s->claim = CLAIM_RETURN;
 			atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 		}
 		lock_drop(&s->lock);
+	} else { /* a handler, on top of share_rest() for one: it marks for itself alone */
+		mark_set(s->fd, F_RDLCK);
 	}
 	errno = saved;
 	return away;
@@ -103,6 +105,22 @@ static bool is_inside(const struct sock *s)
 {
 	return sock_state(s) == SOCK_LINUX &&
 	       (s->items || atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL);
+}
+
+/*
+ * Whoever enters from the store on finds no mark, and waits for the lock; whoever has found one before has been counted,
+ * and is inside.
+ */
+void share_rest(struct sock *s)
+{
+	if (!atomic_load_explicit(&s->marked, memory_order_relaxed) || !lock_take(&s->lock))
+		return;
+	atomic_store_explicit(&s->marked, false, memory_order_seq_cst);
+	if (is_inside(s))
+		atomic_store_explicit(&s->marked, true, memory_order_relaxed);
+	else
+		mark_set(s->fd, F_UNLCK);
+	lock_drop(&s->lock);
 }
 
 void share_lost(struct sock *s)

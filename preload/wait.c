@@ -229,7 +229,7 @@ void wait_signals_release(struct wait_signals *w)
  * installed with SA_RESTART and no timeout is set. We cannot know which signal it was: restart if
  * every handler of a signal that this thread lets in has SA_RESTART.
  */
-static bool may_restart(uint64_t deadline, const struct wait_signals *w)
+bool wait_may_restart(uint64_t deadline, const struct wait_signals *w)
 {
 	struct sigaction sa;
 	sigset_t mask;
@@ -325,7 +325,7 @@ static int wait_for(struct sock *s, uint32_t events, uint64_t more, uint64_t dea
 		if (is_over(s, events, more))
 			break;
 		err = sleep_once(c, epfd, deadline, &signals);
-		if (err == -EINTR && may_restart(deadline, &signals))
+		if (err == -EINTR && wait_may_restart(deadline, &signals))
 			err = 0;
 		if (is_over(s, events, more)) {
 			err = 0; /* as Linux: what is there goes before the signal */
