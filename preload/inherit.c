@@ -27,6 +27,7 @@
 #include <sys/syscall.h>
 
 #include "preload/share.h"
+#include "preload/standard.h"
 #include "service/base/clock.h"
 
 #define NOTES 32
@@ -180,6 +181,8 @@ static void inherit_one(int fd, uint64_t cookie, bool is_linux)
 		s->claim = CLAIM_TAKE;
 		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 	}
+	if (fd < STANDARD_FDS)
+		standard_take(fd);
 	sock_put(s);
 }
 

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "preload/standard.h"
 #include "preload/user.h"
 
 #define BUCKETS 1024u
@@ -273,7 +274,7 @@ void share_received(const struct msghdr *m)
 /* ---- standard streams ---- */
 
 /*
- * libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
+ * Unless the stream is ours (standard.c), libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
  * nothing for ever. A stream without a buffer has not been used yet, and a program that reads its input by read() will
  * not begin to use it.
  */
@@ -281,7 +282,7 @@ bool share_is_read_by_stdio(const struct sock *s)
 {
 	bool is_read = s->first_dir == IO_IN || s->exchanges;
 
-	return atomic_load_explicit(&fd_table[0], memory_order_relaxed) == &s->file &&
+	return !standard_is_taken(0) && atomic_load_explicit(&fd_table[0], memory_order_relaxed) == &s->file &&
 	       (!is_read || !stdin || __fbufsize(stdin));
 }
 
