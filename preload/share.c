@@ -293,7 +293,9 @@ void share_fork(void)
 	struct sock *s;
 
 	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
-		if (!atomic_load_explicit(&s->marked, memory_order_relaxed) && is_inside(s))
+		if (atomic_load_explicit(&s->marked, memory_order_relaxed))
+			share_rest(s);
+		else if (is_inside(s))
 			share_mark(s);
 }
 

@@ -34,7 +34,7 @@ void share_mark_open(struct sock *s);
 bool share_is_whole(int fd);
 /* About to be adopted: this process does not use it in the kernel. s->lock held. */
 void share_unmark(struct sock *s);
-/* A thread of this process waits outside of the kernel's socket: the mark goes, if no other one is inside. */
+/* The mark goes, if no thread of this process is inside the kernel's socket: it waits outside, or leaves it to a child. */
 void share_rest(struct sock *s);
 /* A descriptor of @s was closed, and with it the mark. */
 void share_lost(struct sock *s);
@@ -47,7 +47,7 @@ void share_received(const struct msghdr *m);
 bool share_is_read_by_stdio(const struct sock *s);
 
 bool share_forget(struct sock *s); /* its last reference is gone; false: its memory must stay */
-void share_fork(void);             /* about to fork: what is in use says so */
+void share_fork(void);             /* about to fork: what is in use says so, and what is not no more */
 void share_child(void);
 
 #endif
