@@ -30,10 +30,9 @@ static int fail(int err)
  */
 static void linger(struct sock *s)
 {
-	int fd;
-
 	bool inside =
 		sock_state(s) != SOCK_LINUX && atomic_load_explicit(&s->file.refs, memory_order_relaxed) >= FILE_CALL;
+	int fd;
 
 	/* or wait outside of it: pairs with the count, which is raised before the look into the table */
 	if ((!inside && !atomic_load_explicit(&s->outside, memory_order_seq_cst)) ||

@@ -358,7 +358,7 @@ void inherit_failed(const struct inherit_undo *undo)
 
 /*
  * A new image has @s as @fd. What it does not know as a connection it uses in the kernel: nobody adopts it. The standard
- * streams are Linux's to begin with, as the image's first look at them may be stdio's.
+ * streams are Linux's to begin with, as only the image can tell whether its stdio goes by the library (standard.c).
  */
 static void list_heir(struct list *l, struct sock *s, int fd)
 {

@@ -113,6 +113,7 @@ static void *forks(void *arg)
 	child_end(pid);
 	close(c->fd);
 	tell(open("/dev/null", O_RDWR) == c->fd, "its number is used again");
+	peer_text(c, "late");
 	return NULL;
 }
 
@@ -122,14 +123,14 @@ static void closed_under(void)
 	struct conn *c = conn_open();
 	static char got[40];
 	pthread_t thread;
+	ssize_t n;
 
 	tell(dup2(c->fd, 0), "dup2"); /* Linux's from here on */
 	close(0);
 	pthread_create(&thread, NULL, forks, c);
-	peer_text_later(300, c, "late");
-	tell_data(recv(c->fd, got, sizeof(got), 0), got, "recv");
-	peer_wait();
+	n = recv(c->fd, got, sizeof(got), 0);
 	pthread_join(thread, NULL);
+	tell_data(n, got, "recv");
 	peer_drain_say(c);
 }
 
