@@ -114,21 +114,26 @@ static bool is_inside(const struct sock *s)
  */
 void share_rest(struct sock *s)
 {
-	if (!atomic_load_explicit(&s->marked, memory_order_relaxed) || !lock_take(&s->lock))
+	if (!share_is(s) || !lock_take(&s->lock))
 		return;
-	atomic_store_explicit(&s->marked, false, memory_order_seq_cst);
-	if (is_inside(s))
-		atomic_store_explicit(&s->marked, true, memory_order_relaxed);
-	else
-		mark_set(s->fd, F_UNLCK);
+	if (atomic_exchange_explicit(&s->marked, false, memory_order_seq_cst)) {
+		if (is_inside(s))
+			atomic_store_explicit(&s->marked, true, memory_order_relaxed);
+		else
+			mark_set(s->fd, F_UNLCK);
+	}
 	lock_drop(&s->lock);
 }
 
 void share_lost(struct sock *s)
 {
+	bool locked = lock_take(&s->lock); /* who is on the way out rests after that, and not before */
+
 	atomic_store_explicit(&s->marked, false, memory_order_seq_cst);
 	if (is_inside(s))
 		share_mark(s);
+	if (locked)
+		lock_drop(&s->lock);
 }
 
 /* ---- by cookie ---- */

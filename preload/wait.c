@@ -204,9 +204,19 @@ int wait_ppoll(struct pollfd *p, nfds_t n, uint64_t deadline, const sigset_t *ma
 
 /* ---- signals ---- */
 
+/* The thread's own doing, not what ends a sleep. */
+static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
+static bool is_fault(int sig)
+{
+	for (uint32_t i = 0; i < ARRAY_SIZE(faults); i++)
+		if (faults[i] == sig)
+			return true;
+	return false;
+}
+
 void wait_signals_hold(struct wait_signals *w)
 {
-	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 	sigset_t all;
 
 	if (w->held)
@@ -241,7 +251,7 @@ bool wait_may_restart(uint64_t deadline, const struct wait_signals *w)
 	else
 		pthread_sigmask(SIG_BLOCK, NULL, &mask);
 	for (int i = 1; i < NSIG; i++)
-		if (!sigismember(&mask, i) && !sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL &&
+		if (!is_fault(i) && !sigismember(&mask, i) && !sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL &&
 		    sa.sa_handler != SIG_IGN && !(sa.sa_flags & SA_RESTART))
 			return false;
 	return true;
