@@ -168,8 +168,8 @@ $(call objs,$(POSIX_SRC)): WARN += -Wno-unknown-warning-option -Wno-nonnull -Wno
 POSIX_OUT := $(addprefix $(BUILD)/tests/net/posix_,cases peer image image_static)
 $(BUILD)/tests/net/posix_cases: $(call objs,$(POSIX_SRC))
 $(BUILD)/tests/net/posix_peer: $(call objs,tests/posix/peer.c tests/posix/pattern.c)
-$(BUILD)/tests/net/posix_image: $(call objs,tests/posix/image.c)
-$(BUILD)/tests/net/posix_image_static: $(call objs,tests/posix/image.c)
+$(BUILD)/tests/net/posix_image: $(call objs,tests/posix/image.c tests/posix/pattern.c)
+$(BUILD)/tests/net/posix_image_static: $(call objs,tests/posix/image.c tests/posix/pattern.c)
 $(POSIX_OUT):
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)

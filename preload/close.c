@@ -30,10 +30,13 @@ static int fail(int err)
  */
 static void linger(struct sock *s)
 {
+	bool inside =
+		sock_state(s) != SOCK_LINUX && atomic_load_explicit(&s->file.refs, memory_order_relaxed) >= FILE_CALL;
 	int fd;
 
-	if (sock_state(s) == SOCK_LINUX || atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 ||
-	    atomic_load_explicit(&s->file.refs, memory_order_relaxed) < FILE_CALL || s->late_fd)
+	/* or wait outside of it: pairs with the count, which is raised before the look into the table */
+	if ((!inside && !atomic_load_explicit(&s->outside, memory_order_seq_cst)) ||
+	    atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 || s->late_fd)
 		return;
 	fd = (int)syscall(SYS_fcntl, s->fd, F_DUPFD_CLOEXEC, 500L);
 	if (fd < 0)

@@ -27,6 +27,7 @@
 #include <sys/syscall.h>
 
 #include "preload/share.h"
+#include "preload/standard.h"
 #include "service/base/clock.h"
 
 #define NOTES 32
@@ -82,6 +83,7 @@ void inherit_child(struct sock *s)
 	s->slot = SLOT_NONE;
 	s->core = NULL;
 	s->marked = false; /* the parent's */
+	s->outside = 0;
 	s->need = 0;
 	s->asked = false;
 	s->listener_asked = s->listener_asking = false;
@@ -192,6 +194,8 @@ static void inherit_one(int fd, uint64_t cookie, bool is_linux)
 		s->claim = CLAIM_TAKE;
 		atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 	}
+	if (fd < STANDARD_FDS)
+		standard_take(fd);
 	sock_put(s);
 }
 
@@ -367,7 +371,7 @@ void inherit_failed(const struct inherit_undo *undo)
 
 /*
  * A new image has @s as @fd. What it does not know as a connection it uses in the kernel: nobody adopts it. The standard
- * streams are Linux's to begin with, as the image's first look at them may be stdio's.
+ * streams are Linux's to begin with, as only the image can tell whether its stdio goes by the library (standard.c).
  */
 static void list_heir(struct list *l, struct sock *s, int fd)
 {

@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include "preload/outside.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
 
@@ -105,16 +106,20 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 	struct msghdr m = {.msg_iov = rest};
 	enum io io;
 	ssize_t n = -1;
+	int fd;
 
 	if (done && (flags & MSG_PEEK))
 		return (ssize_t)done;
 	io = sock_reenter(s, flags & MSG_DONTWAIT, dir);
+	fd = s->fd;
+	if (io == IO_LINUX && dir == IO_IN && !done)
+		io = outside_wait(s, &fd, flags);
 	m.msg_iovlen = (size_t)iov_rest(iov, MIN(cnt, IOV_REST), done, rest);
 	if (io == IO_FAST) {
 		n = dir == IO_IN ? io_recv(s, rest, (int)m.msg_iovlen, flags)
 				 : io_send(s, rest, (int)m.msg_iovlen, flags);
 	} else if (io == IO_LINUX) {
-		n = dir == IO_IN ? libc()->recvmsg(s->fd, &m, flags) : libc()->sendmsg(s->fd, &m, flags);
+		n = dir == IO_IN ? libc()->recvmsg(fd, &m, flags) : libc()->sendmsg(fd, &m, flags);
 	}
 	return n < 0 ? (done ? (ssize_t)done : n) : n + (ssize_t)done;
 }

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "preload/epoll.h"
+#include "preload/standard.h"
 #include "preload/user.h"
 
 #define BUCKETS 1024u
@@ -86,13 +87,15 @@ bool share_enter_slow(struct sock *s)
 	int saved = errno;
 	bool away = false;
 
-	if (!share_mark(s) && lock_take(&s->lock)) {
-		away = sock_state(s) == SOCK_LINUX;
+	if (lock_take(&s->lock)) {
+		away = !share_mark(s) && sock_state(s) == SOCK_LINUX;
 		if (away) {
 			s->claim = CLAIM_RETURN;
 			atomic_store_explicit(&s->state, SOCK_AWAY, memory_order_release);
 		}
 		lock_drop(&s->lock);
+	} else { /* a handler, on top of share_rest() for one: it marks for itself alone */
+		mark_set(s->fd, F_RDLCK);
 	}
 	errno = saved;
 	return away;
@@ -105,11 +108,32 @@ static bool is_inside(const struct sock *s)
 	       (s->items || atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL);
 }
 
+/*
+ * Whoever enters from the store on finds no mark, and waits for the lock; whoever has found one before has been counted,
+ * and is inside.
+ */
+void share_rest(struct sock *s)
+{
+	if (!share_is(s) || !lock_take(&s->lock))
+		return;
+	if (atomic_exchange_explicit(&s->marked, false, memory_order_seq_cst)) {
+		if (is_inside(s))
+			atomic_store_explicit(&s->marked, true, memory_order_relaxed);
+		else
+			mark_set(s->fd, F_UNLCK);
+	}
+	lock_drop(&s->lock);
+}
+
 void share_lost(struct sock *s)
 {
+	bool locked = lock_take(&s->lock); /* who is on the way out rests after that, and not before */
+
 	atomic_store_explicit(&s->marked, false, memory_order_seq_cst);
 	if (is_inside(s))
 		share_mark(s);
+	if (locked)
+		lock_drop(&s->lock);
 }
 
 /* ---- by cookie ---- */
@@ -255,7 +279,7 @@ void share_received(const struct msghdr *m)
 /* ---- standard streams ---- */
 
 /*
- * libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
+ * Unless the stream is ours (standard.c), libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
  * nothing for ever. A stream without a buffer has not been used yet, and a program that reads its input by read() will
  * not begin to use it.
  */
@@ -263,7 +287,7 @@ bool share_is_read_by_stdio(const struct sock *s)
 {
 	bool is_read = s->first_dir == IO_IN || s->exchanges;
 
-	return atomic_load_explicit(&fd_table[0], memory_order_relaxed) == &s->file &&
+	return !standard_is_taken(0) && atomic_load_explicit(&fd_table[0], memory_order_relaxed) == &s->file &&
 	       (!is_read || !stdin || __fbufsize(stdin));
 }
 
@@ -274,7 +298,9 @@ void share_fork(void)
 	struct sock *s;
 
 	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
-		if (!atomic_load_explicit(&s->marked, memory_order_relaxed) && is_inside(s))
+		if (atomic_load_explicit(&s->marked, memory_order_relaxed))
+			share_rest(s);
+		else if (is_inside(s))
 			share_mark(s);
 }
 

@@ -19,7 +19,8 @@ static inline bool share_is(const struct sock *s)
 bool share_enter_slow(struct sock *s);
 static inline bool share_enter(struct sock *s)
 {
-	return unlikely(share_is(s)) && !atomic_load_explicit(&s->marked, memory_order_relaxed) && share_enter_slow(s);
+	/* after FILE_CALL was raised: pairs with share_rest() */
+	return unlikely(share_is(s)) && !atomic_load_explicit(&s->marked, memory_order_seq_cst) && share_enter_slow(s);
 }
 
 /* Other processes may hold it from now on. Keeps errno. */
@@ -33,6 +34,8 @@ void share_mark_open(struct sock *s);
 bool share_is_whole(int fd);
 /* About to be adopted: this process does not use it in the kernel. s->lock held. */
 void share_unmark(struct sock *s);
+/* The mark goes, if no thread of this process is inside the kernel's socket: it waits outside, or leaves it to a child. */
+void share_rest(struct sock *s);
 /* A descriptor of @s was closed, and with it the mark. */
 void share_lost(struct sock *s);
 /* @fd was inherited or received: a tracked socket, with a reference; one that is known here under another number is the
@@ -44,7 +47,7 @@ void share_received(const struct msghdr *m);
 bool share_is_read_by_stdio(const struct sock *s);
 
 bool share_forget(struct sock *s); /* its last reference is gone; false: its memory must stay */
-void share_fork(void);             /* about to fork: what is in use says so */
+void share_fork(void);             /* about to fork: what is in use says so, and what is not no more */
 void share_child(void);
 
 #endif

@@ -63,10 +63,11 @@ static int adopt_context(struct sock *s, struct core *c)
 	return context >= 0 ? context : wait_context(c);
 }
 
-/* Threads inside a call on it. */
+/* Threads inside a call on it. Those outside have a reference longer than they are counted. */
 static uint32_t sock_threads(const struct sock *s)
 {
 	return (uint32_t)atomic_load_explicit(&s->file.refs, memory_order_acquire) -
+	       atomic_load_explicit(&s->outside, memory_order_relaxed) -
 	       atomic_load_explicit(&s->file.fds, memory_order_relaxed);
 }
 

@@ -95,6 +95,7 @@ struct sock {
 	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 	_Atomic int fd;          /* one of its descriptors */
 	uint32_t slot, context;
+	_Atomic uint32_t outside; /* threads that wait for it beside the kernel's socket: see outside.c */
 
 	struct stream st;    /* valid in FAST */
 	struct core *core;   /* valid if slot != SLOT_NONE */

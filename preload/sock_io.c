@@ -14,6 +14,7 @@
 
 #include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/outside.h"
 #include "preload/user.h"
 
 /* of preadv2() and pwritev2(): what has no meaning for a socket, and what has; newer than some headers */
@@ -40,9 +41,18 @@ static ssize_t fast_read(struct sock *s, void *buf, size_t len)
 	return len ? io_recv(s, &v, 1, 0) : 0;
 }
 
+static ssize_t linux_read(struct sock *s, int fd, void *buf, size_t len)
+{
+	enum io io = s && len ? outside_wait(s, &fd, 0) : IO_LINUX;
+
+	if (io == IO_LINUX)
+		return libc()->read(fd, buf, len);
+	return io == IO_FAST ? fast_read(s, buf, len) : -1;
+}
+
 PUBLIC ssize_t read(int fd, void *buf, size_t len)
 {
-	return IO_CALL(fd, IO_IN, false, libc()->read(fd, buf, len), fast_read(s, buf, len));
+	return IO_CALL(fd, IO_IN, false, linux_read(s, fd, buf, len), fast_read(s, buf, len));
 }
 
 static ssize_t fast_readv(struct sock *s, const struct iovec *iov, int cnt, int flags)
@@ -70,13 +80,22 @@ static ssize_t fast_recv(struct sock *s, void *buf, size_t len, int flags)
 	return io_recv(s, &v, 1, flags);
 }
 
+static ssize_t linux_recv(struct sock *s, int fd, void *buf, size_t len, int flags)
+{
+	enum io io = s && len ? outside_wait(s, &fd, flags) : IO_LINUX;
+
+	if (io == IO_LINUX)
+		return libc()->recv(fd, buf, len, flags);
+	return io == IO_FAST ? fast_recv(s, buf, len, flags) : -1;
+}
+
 PUBLIC ssize_t recv(int fd, void *buf, size_t len, int flags)
 {
 	if (flags & MSG_ERRQUEUE)
 		return libc()->recv(fd, buf, len, flags);
 	if (unlikely(flags & MSG_OOB))
 		handback(fd);
-	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, libc()->recv(fd, buf, len, flags),
+	return IO_CALL(fd, IO_IN, flags & MSG_DONTWAIT, linux_recv(s, fd, buf, len, flags),
 		       fast_recv(s, buf, len, flags));
 }
 

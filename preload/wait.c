@@ -208,9 +208,19 @@ int wait_ppoll(struct pollfd *p, nfds_t n, uint64_t deadline, const sigset_t *ma
 
 /* ---- signals ---- */
 
+/* The thread's own doing, not what ends a sleep. */
+static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
+static bool is_fault(int sig)
+{
+	for (uint32_t i = 0; i < ARRAY_SIZE(faults); i++)
+		if (faults[i] == sig)
+			return true;
+	return false;
+}
+
 void wait_signals_hold(struct wait_signals *w)
 {
-	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 	sigset_t all;
 
 	if (w->held)
@@ -233,7 +243,7 @@ void wait_signals_release(struct wait_signals *w)
  * installed with SA_RESTART and no timeout is set. We cannot know which signal it was: restart if
  * every handler of a signal that this thread lets in has SA_RESTART.
  */
-static bool may_restart(uint64_t deadline, const struct wait_signals *w)
+bool wait_may_restart(uint64_t deadline, const struct wait_signals *w)
 {
 	struct sigaction sa;
 	sigset_t mask;
@@ -245,7 +255,7 @@ static bool may_restart(uint64_t deadline, const struct wait_signals *w)
 	else
 		pthread_sigmask(SIG_BLOCK, NULL, &mask);
 	for (int i = 1; i < NSIG; i++)
-		if (!sigismember(&mask, i) && !sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL &&
+		if (!is_fault(i) && !sigismember(&mask, i) && !sigaction(i, NULL, &sa) && sa.sa_handler != SIG_DFL &&
 		    sa.sa_handler != SIG_IGN && !(sa.sa_flags & SA_RESTART))
 			return false;
 	return true;
@@ -330,7 +340,7 @@ static int wait_for(struct sock *s, uint32_t events, uint64_t more, uint64_t dea
 		if (is_over(s, events, more) || sock_state(s) == SOCK_AWAY || s->core != c || s->context != context)
 			break;
 		err = sleep_once(c, epfd, deadline, &signals);
-		if (err == -EINTR && may_restart(deadline, &signals))
+		if (err == -EINTR && wait_may_restart(deadline, &signals))
 			err = 0;
 		if (is_over(s, events, more)) {
 			err = 0; /* as Linux: what is there goes before the signal */

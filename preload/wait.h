@@ -34,6 +34,8 @@ struct wait_signals {
 };
 void wait_signals_hold(struct wait_signals *w); /* once; again does nothing */
 void wait_signals_release(struct wait_signals *w);
+/* A signal ended a sleep of recv() or send(): does Linux begin again? */
+bool wait_may_restart(uint64_t deadline, const struct wait_signals *w);
 /* The mask for the next sleep: @mask if the caller gave one; or NULL. */
 static inline const sigset_t *wait_signals_mask(const struct wait_signals *w, const sigset_t *mask)
 {

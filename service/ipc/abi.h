@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 5u
+#define IPC_ABI_VERSION 6u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -145,7 +145,12 @@ struct ipc_context {
 
 struct ipc_app {
 	uint32_t magic, version, slots, threads; /* written by the service; read once */
-	struct bell dirty[IPC_THREADS];          /* rung by the application: slots with a new record */
+	/*
+	 * Written by the application: threads of it that wait for connections of Linux's, and in a context, too. The
+	 * contexts that are armed are woken whenever a connection, whosoever, has become FAST: it may be that one.
+	 */
+	_Atomic uint32_t watchers;
+	struct bell dirty[IPC_THREADS]; /* rung by the application: slots with a new record */
 	struct ipc_context context[IPC_CONTEXTS];
 	struct ipc_slot slot[IPC_SLOTS];
 };

@@ -454,6 +454,7 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 	if (c->sock.snd_nxt != c->sock.snd_una)
 		linux_ack(s, c, c->sock.snd_nxt);
 	counter_add(&s->counters, CNT_ADOPTED, 1);
+	app_watchers_wake(s);
 	adopt_count_listener(s, c);
 	verdict_answer(s, c, VERDICT_ACCEPT);
 	verdict_timers(s);

@@ -346,6 +346,30 @@ void app_unpark_all(struct app *a)
 			app_unpark(a, i);
 }
 
+/* Wake whoever sleeps there, after the news. */
+static void app_context_wake(struct slow *s, struct app *a, uint32_t context)
+{
+	struct ipc_context *ctx = &a->shm->context[context];
+
+	if (atomic_exchange_explicit(&ctx->armed, 0, memory_order_seq_cst) && a->context_fd[context] >= 0)
+		waker_wake(&s->waker, a->context_fd[context]);
+}
+
+void app_watchers_wake(struct slow *s)
+{
+	atomic_thread_fence(
+		memory_order_seq_cst); /* pairs with the watcher's fence after it counted itself and armed */
+	for (uint32_t i = 0; i < FAST_APPS; i++) {
+		struct app *a = s->apps[i];
+
+		if (!a || !a->shm || !atomic_load_explicit(&a->shm->watchers, memory_order_relaxed))
+			continue;
+		for (uint32_t k = 0; k < IPC_CONTEXTS; k++)
+			if (atomic_load_explicit(&a->shm->context[k].armed, memory_order_relaxed))
+				app_context_wake(s, a, k);
+	}
+}
+
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason)
 {
 	struct ipc_slot *sl = &a->shm->slot[slot];
@@ -357,7 +381,5 @@ void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_stat
 	atomic_store_explicit(&sl->status, state, memory_order_release);
 	bell_ring(&ctx->bell, slot);
 	atomic_thread_fence(memory_order_seq_cst); /* pairs with the waiter's fence after it armed */
-	if (atomic_exchange_explicit(&ctx->armed, 0, memory_order_seq_cst) &&
-	    a->context_fd[context % IPC_CONTEXTS] >= 0)
-		waker_wake(&s->waker, a->context_fd[context % IPC_CONTEXTS]);
+	app_context_wake(s, a, context % IPC_CONTEXTS);
 }

@@ -310,6 +310,8 @@ void app_unpark(struct app *a, uint32_t slot);                                  
 void app_unpark_all(struct app *a); /* those that the application has let go of */
 /* Write a slot's final status and wake whoever waits for it. */
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason);
+/* A connection has become FAST: wake those who wait for one of Linux's, which may be this one. */
+void app_watchers_wake(struct slow *s);
 
 /* client.c */
 int client_listen(struct slow *s, char *why, unsigned why_size);
