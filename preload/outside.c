@@ -24,12 +24,15 @@
 #include "preload/wait.h"
 
 /*
- * Might another thread or process adopt it meanwhile? A connection that has only just begun may well end with its first
- * answer, and does not pay for it.
+ * Might another thread or process adopt it meanwhile? Another thread goes by the same counts, and not before the policy
+ * says so; another process has its own. A connection that has only just begun may well end soon, and does not pay for it.
  */
 static bool is_worth(const struct sock *s)
 {
-	return s->exchanges && s->policy.is_known && s->policy.accelerate && s->try_at != NEVER && !s->keep_linux &&
+	struct core_policy policy;
+
+	return sock_policy(s, &policy) && policy.accelerate && s->exchanges &&
+	       (share_is(s) || s->exchanges >= policy.exchanges) && s->try_at != NEVER && !s->keep_linux &&
 	       !s->nonblock && !s->listener && !atomic_load_explicit(&sock_stay, memory_order_relaxed);
 }
 

@@ -31,7 +31,7 @@ _Atomic bool sock_stay;
 static struct pool sock_pool = {.size = (sizeof(struct sock) + 63) & ~(size_t)63};
 static struct lock service_lock;
 static _Atomic uint64_t service_next_ns;
-static struct core *parents; /* in a forked child: the parent's core, and older ones that sockets still name */
+static struct core *parents;      /* in a forked child: the parent's core, and older ones that sockets still name */
 static _Atomic bool service_slow; /* it did not answer the last attempt in time, or a signal ended that */
 static pthread_once_t service_once = PTHREAD_ONCE_INIT;
 
