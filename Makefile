@@ -23,7 +23,7 @@ CPPFLAGS += -I. -I$(BUILD)/gen -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Werror
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer) $(if $(filter thread,$(SAN)),-Wno-tsan)
-ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) $(SANFLAGS) -fPIC -pthread
+ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) $(SANFLAGS) -fPIC -fvisibility=hidden -pthread
 LDFLAGS += $(SANFLAGS) -pthread
 
 BPF_SRC := service/nic/steer.bpf.c

@@ -46,13 +46,11 @@ static void linger(struct sock *s)
 	s->fd = fd;
 }
 
-/* A look at what another thread may be closing, too: the memory of files keeps its type. */
 static bool is_light(int fd)
 {
-	const struct file *f = atomic_load_explicit(&fd_table[fd], memory_order_acquire);
-	const struct sock *s = f && f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+	const struct sock *s = sock_peek_linux(fd);
 
-	return s && sock_state(s) == SOCK_LINUX && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
+	return s && !atomic_load_explicit(&s->tagged, memory_order_relaxed);
 }
 
 /*
@@ -87,10 +85,11 @@ struct sock *close_begin(int fd)
 
 void close_end(struct sock *s)
 {
-	int saved = errno;
+	int saved;
 
 	if (!s)
 		return;
+	saved = errno;
 	share_lost(s);
 	sock_put(s);
 	errno = saved;
@@ -107,6 +106,8 @@ PUBLIC int close(int fd)
 			return fail(EBADF);
 		s = close_begin(fd);
 	}
+	if (!s)
+		return libc()->close(fd);
 	ret = libc()->close(fd);
 	close_end(s);
 	return ret;

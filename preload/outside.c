@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/single_threaded.h>
 #include <sys/syscall.h>
 
 #include "preload/share.h"
@@ -130,13 +129,13 @@ static int leave_and_watch(struct sock *s, int fd, struct core *c, uint32_t cont
 	return err;
 }
 
-enum io outside_wait(struct sock *s, int *fd, int flags)
+enum io outside_wait_slow(struct sock *s, int *fd, int flags)
 {
 	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
 	int context, epfd, err, saved = errno;
 
-	if ((__libc_single_threaded && !share_is(s)) || !is_worth(s) || (flags & MSG_DONTWAIT) || !c ||
-	    core_is_dead(c) || fd_maybe_vfork() || is_ready(*fd) || !is_patient(*fd))
+	if (!is_worth(s) || (flags & MSG_DONTWAIT) || !c || core_is_dead(c) || fd_maybe_vfork() || is_ready(*fd) ||
+	    !is_patient(*fd))
 		return IO_LINUX;
 	context = wait_context(c);
 	if (context < 0)

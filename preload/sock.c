@@ -18,6 +18,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/single_threaded.h>
 
 #include "preload/wait.h"
 #include "preload/share.h"
@@ -475,7 +476,9 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		if (likely(state == SOCK_LINUX)) {
 			if (share_enter(s))
 				continue;
-			held_push(&h);
+			/* what does not sleep is left by a longjmp() of a handler at most, which costs an adoption */
+			if (!nowait || !__libc_single_threaded)
+				held_push(&h);
 			return IO_LINUX;
 		}
 		if (state == SOCK_FAST && likely(stream_has(&s->st, (uint32_t)dir)))

@@ -172,6 +172,18 @@ bool sock_policy(const struct sock *s, struct core_policy *p);
 void sock_listen(struct sock *s, int fd);
 
 /*
+ * The socket of @fd, which is in the table, if it is Linux's; without a reference: another thread may be closing it, and
+ * it may be another one by now, as the memory of files keeps its type. To be looked at where a mistake costs little.
+ */
+static inline const struct sock *sock_peek_linux(int fd)
+{
+	const struct file *f = atomic_load_explicit(&fd_table[fd], memory_order_acquire);
+	const struct sock *s = f && f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+
+	return s && atomic_load_explicit(&s->state, memory_order_relaxed) == SOCK_LINUX ? s : NULL;
+}
+
+/*
  * Enter a call on @fd. IO_LINUX with *@out == NULL: not ours. Otherwise finish with sock_end().
  * @dontwait: the call itself may not block. @dir: IO_IN, IO_OUT or 0.
  */
@@ -184,7 +196,8 @@ static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **o
 	*out = NULL;
 	if (likely(!file_get_any(fd)))
 		return IO_LINUX;
-	pthread_testcancel(); /* nothing is held yet */
+	if (!sock_peek_linux(fd))     /* libc's own call is a cancellation point */
+		pthread_testcancel(); /* nothing is held yet */
 	f = file_get_more(fd, FILE_REF + FILE_CALL);
 	if (!f)
 		return IO_LINUX;

@@ -21,6 +21,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct tapas_context;
 struct tapas_listener;
@@ -87,6 +88,7 @@ int tapas_connection_fd(const struct tapas_connection *c);
 /* 1 if the service carries it, 0 if Linux does. */
 int tapas_is_fast(const struct tapas_connection *c);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

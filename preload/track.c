@@ -122,10 +122,11 @@ struct core *sock_service(void)
 {
 	struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
 	uint64_t now;
-	int saved = errno;
+	int saved;
 
 	if (c && !core_is_dead(c))
 		return c;
+	saved = errno;
 	now = clock_now_ns();
 	if (now < atomic_load_explicit(&service_next_ns, memory_order_relaxed) || !lock_try(&service_lock))
 		return NULL;
@@ -290,10 +291,11 @@ void sock_listen(struct sock *s, int fd)
 {
 	struct core *c = sock_service();
 	struct core_policy policy;
-	int saved = errno;
+	int saved;
 
 	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
 		return;
+	saved = errno;
 	if (!core_listen(c, fd, &policy))
 		sock_set_policy(s, &policy);
 	s->listen_core = c;
