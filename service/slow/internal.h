@@ -122,7 +122,8 @@ struct conn {
 
 	/* verdict */
 	enum verdict verdict;
-	bool hb_pending, muted;
+	uint32_t hb_place; /* in slow.pending, from 1 on, while its question is open; or 0 */
+	bool muted;
 	uint32_t hb_tries;
 	uint64_t hb_sent_ns, hb_first_ns, verdict_ns, hb_next_ns, spoke_ns;
 

@@ -36,10 +36,16 @@ static void verdict_send(struct slow *s, struct conn *c)
 	linux_inject(s, frame, shadow_heartbeat(&q, frame));
 }
 
-static void verdict_unlist(struct slow *s, uint32_t i)
+static void verdict_unlist(struct slow *s, struct conn *c)
 {
-	s->conns[s->pending[i]].hb_pending = false;
-	s->pending[i] = s->pending[--s->npending];
+	uint32_t last;
+
+	if (!c->hb_place)
+		return;
+	last = s->pending[--s->npending];
+	s->pending[c->hb_place - 1] = last;
+	s->conns[last].hb_place = c->hb_place;
+	c->hb_place = 0;
 }
 
 /* Ask again what is unanswered; give up on what stays so. */
@@ -51,10 +57,10 @@ static void verdict_tick(void *ctx, uint64_t now_ns)
 	for (uint32_t i = 0; i < s->npending;) {
 		struct conn *c = &s->conns[s->pending[i]];
 
-		if (c->state != CONN_FAST || !c->hb_pending) {
-			verdict_unlist(s, i);
+		if (c->state != CONN_FAST) {
+			verdict_unlist(s, c);
 		} else if (now_ns - c->hb_first_ns >= s->cfg->verdict_ms * NS_PER_MS) {
-			verdict_unlist(s, i);
+			verdict_unlist(s, c);
 			verdict_answer(s, c, VERDICT_SILENT);
 		} else {
 			if (now_ns - c->hb_sent_ns >= VERDICT_RETRY_NS)
@@ -72,9 +78,9 @@ void verdict_ask(struct slow *s, struct conn *c)
 {
 	if (c->state != CONN_FAST || c->failed)
 		return;
-	if (!c->hb_pending) {
-		c->hb_pending = true;
+	if (!c->hb_place) {
 		s->pending[s->npending++] = c->id;
+		c->hb_place = s->npending;
 	}
 	c->hb_tries = 0;
 	c->hb_first_ns = s->now_ns;
@@ -102,9 +108,7 @@ void verdict_ask_all(struct slow *s)
 
 void verdict_forget(struct slow *s, struct conn *c)
 {
-	for (uint32_t i = 0; c->hb_pending && i < s->npending; i++)
-		if (s->pending[i] == c->id)
-			verdict_unlist(s, i);
+	verdict_unlist(s, c);
 	if (c->muted)
 		s->muted--;
 	c->muted = false;
@@ -137,7 +141,7 @@ void verdict_answer(struct slow *s, struct conn *c, enum verdict v)
 	c->verdict = v;
 	c->verdict_ns = s->now_ns;
 	if (v != VERDICT_SILENT)
-		c->hb_pending = false; /* leaves the list at the next tick */
+		verdict_unlist(s, c);
 	if (v == VERDICT_ACCEPT && c->muted) {
 		c->muted = false;
 		s->muted--;
@@ -168,7 +172,7 @@ static void heartbeat_tick(void *ctx, uint64_t now_ns)
 	for (uint32_t i = s->list_head; i != SLOW_NONE; i = s->conns[i].list_next) {
 		struct conn *c = &s->conns[i];
 
-		if (c->state != CONN_FAST || c->hb_pending || c->failed)
+		if (c->state != CONN_FAST || c->hb_place || c->failed)
 			continue;
 		if (now_ns - c->verdict_ns >= (c->muted ? VERDICT_AGAIN_NS : period_ns))
 			verdict_ask(s, c);
