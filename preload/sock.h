@@ -170,6 +170,13 @@ void sock_set_policy(struct sock *s, const struct core_policy *p);
 bool sock_policy(const struct sock *s, struct core_policy *p);
 /* Ask for the policy of a listening socket, once per service. */
 void sock_listen(struct sock *s, int fd);
+/* Was the service of now asked? */
+static inline bool sock_is_asked(const struct sock *s)
+{
+	const struct core *c = atomic_load_explicit(&sock_core, memory_order_acquire);
+
+	return c && !core_is_dead(c) && s->listener_asked && s->listen_core == c;
+}
 
 /*
  * The socket of @fd, which is in the table, if it is Linux's; without a reference: another thread may be closing it, and

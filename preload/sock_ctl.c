@@ -67,23 +67,37 @@ static struct sock *listener_get(int fd)
 	return s;
 }
 
+/* A connection that goes by @policy, if that is known. */
+static void track_accepted(int fd, bool nonblock, const struct core_policy *policy)
+{
+	struct sock *s = sock_new(fd, nonblock);
+
+	if (!s)
+		return;
+	if (policy) {
+		sock_set_policy(s, policy);
+		atomic_store_explicit(&s->try_at, policy->accelerate ? 0 : NEVER, memory_order_relaxed);
+	}
+	fd_set_new(fd, &s->file, 0);
+}
+
 /* @fd came out of accept() on @listen_fd. */
 static void accepted(int listen_fd, int fd, bool nonblock)
 {
-	int saved = errno;
-	struct sock *l = listener_get(listen_fd), *s;
+	const struct sock *known = file_get_any(listen_fd) ? sock_peek_linux(listen_fd) : NULL;
 	struct core_policy policy;
+	struct sock *l;
+	int saved;
 
+	if (likely(known && sock_is_asked(known) && sock_policy(known, &policy))) {
+		track_accepted(fd, nonblock, &policy);
+		return;
+	}
+	saved = errno;
+	l = listener_get(listen_fd);
 	if (l) {
 		sock_listen(l, listen_fd);
-		s = sock_new(fd, nonblock);
-		if (s) {
-			if (sock_policy(l, &policy)) {
-				sock_set_policy(s, &policy);
-				atomic_store_explicit(&s->try_at, policy.accelerate ? 0 : NEVER, memory_order_relaxed);
-			}
-			fd_set_new(fd, &s->file, 0);
-		}
+		track_accepted(fd, nonblock, sock_policy(l, &policy) ? &policy : NULL);
 		sock_put(l);
 	}
 	errno = saved;
