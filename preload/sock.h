@@ -161,6 +161,8 @@ struct sock *sock_new(int fd, bool nonblock);
 bool sock_service_busy(void);
 /* Is it there, but did not answer in time when it was last asked? */
 bool sock_service_slow(void);
+/* A moment to adopt it, by @fd: if the policy says so. Keeps errno. */
+void sock_adopt_try(struct sock *s, int fd);
 /* Ask the service what inherit_claim() wants to know: ADOPTING then. s->lock held, slot and context taken. */
 void sock_claim_start(struct sock *s);
 /* Connect to the service if that has not been tried lately. Returns it or NULL. */
