@@ -116,9 +116,13 @@ void sock_whole(struct sock *s, int fd, uint32_t halves)
 static int half_wait(struct sock *s, int dir, uint64_t until)
 {
 	sock_need(s, (uint32_t)dir);
-	if (!s->asked) /* it could not be sent, or the answer is there */
-		return clock_now_ns() < until ? 0 : -EAGAIN;
-	return until ? wait_sock(s, WAIT_LEFT, until) : -EAGAIN;
+	if (s->asked)
+		return until ? wait_sock(s, WAIT_LEFT, until) : -EAGAIN;
+	if (clock_now_ns() >= until)
+		return -EAGAIN;
+	if (IPC_AWAY(stream_status(&s->st)) & (uint32_t)dir) /* it could not be sent */
+		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+	return 0;
 }
 
 /* Until the state is certain. The caller has raised FILE_CALL; IO_FAIL has set errno. */
