@@ -24,6 +24,7 @@
 	X(int, accept, (int, struct sockaddr *, socklen_t *))                                                   \
 	X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                             \
 	X(int, connect, (int, const struct sockaddr *, socklen_t))                                              \
+	X(int, bind, (int, const struct sockaddr *, socklen_t))                                                 \
 	X(int, listen, (int, int))                                                                              \
 	X(int, shutdown, (int, int))                                                                            \
 	X(int, execve, (const char *, char *const *, char *const *))                                            \

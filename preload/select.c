@@ -18,6 +18,8 @@
 #include "preload/user.h"
 #include "service/base/clock.h"
 
+#define FEW 64 /* descriptors that need no memory of their own */
+
 #define LONG_BITS (8 * (int)sizeof(long))
 
 static bool bit_get(const fd_set *set, int fd)
@@ -141,18 +143,13 @@ static int judge(struct pollfd *p, nfds_t k)
 	return any;
 }
 
-static int select_call(int n, fd_set *rd, fd_set *wr, fd_set *ex, uint64_t deadline, const sigset_t *mask)
+/* @p: room for n entries. */
+static int select_by_poll(int n, fd_set *rd, fd_set *wr, fd_set *ex, uint64_t deadline, const sigset_t *mask,
+			  struct pollfd *p)
 {
-	size_t len = ((size_t)n + 1) * sizeof(struct pollfd);
-	struct pollfd *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	nfds_t k;
+	nfds_t k = select_to_poll(n, rd, wr, ex, p);
 	int ret;
 
-	if (p == MAP_FAILED) {
-		errno = ENOMEM;
-		return -1;
-	}
-	k = select_to_poll(n, rd, wr, ex, p);
 	do {
 		ret = poll_until(p, k, deadline, mask);
 		if (ret > 0)
@@ -160,9 +157,24 @@ static int select_call(int n, fd_set *rd, fd_set *wr, fd_set *ex, uint64_t deadl
 		else if (!ret)
 			break;
 	} while (!ret);
-	if (ret >= 0)
-		ret = select_from_poll(p, k, n, rd, wr, ex);
-	munmap(p, len);
+	return ret < 0 ? ret : select_from_poll(p, k, n, rd, wr, ex);
+}
+
+static int select_call(int n, fd_set *rd, fd_set *wr, fd_set *ex, uint64_t deadline, const sigset_t *mask)
+{
+	struct pollfd few[FEW], *many;
+	size_t len = (size_t)n * sizeof(*many);
+	int ret;
+
+	if (n <= FEW)
+		return select_by_poll(n, rd, wr, ex, deadline, mask, few);
+	many = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (many == MAP_FAILED) {
+		errno = ENOMEM;
+		return -1;
+	}
+	ret = select_by_poll(n, rd, wr, ex, deadline, mask, many);
+	munmap(many, len);
 	return ret;
 }
 

@@ -19,6 +19,7 @@
 #include "preload/user.h"
 #include "service/base/clock.h"
 
+#define BIND_TRIES 4
 #define SHUTDOWN_NS (8 * NS_PER_S) /* a shutdown() waits so long for a connection on its way, then Linux has it */
 
 static int fail(int err)
@@ -121,11 +122,51 @@ PUBLIC int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 	return conn;
 }
 
+/* ---- listening ---- */
+
+static bool is_any_adopted(void)
+{
+	bool found = false;
+	struct sock *s;
+
+	for (int fd = -1; !found && (s = sock_next(&fd)); sock_put(s))
+		found = sock_state(s) != SOCK_LINUX;
+	return found;
+}
+
+/*
+ * While the service reads or rebuilds the state of a connection (TCP_REPAIR) its socket is, for some microseconds, one
+ * without SO_REUSEADDR, and who makes a listener anew beside it learns that the address is in use. So that is asked
+ * a few times. Returns true: again.
+ */
+static bool is_in_use(int ret, int *tries)
+{
+	if (likely(!ret) || errno != EADDRINUSE || ++*tries > BIND_TRIES || !is_any_adopted())
+		return false;
+	syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+	return true;
+}
+
+PUBLIC int bind(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	int ret, tries = 0;
+
+	do
+		ret = libc()->bind(fd, addr, len);
+	while (is_in_use(ret, &tries));
+	return ret;
+}
+
 PUBLIC int listen(int fd, int backlog)
 {
-	int ret = libc()->listen(fd, backlog);
-	struct sock *s = ret ? NULL : listener_get(fd);
+	struct sock *s = NULL;
+	int ret, tries = 0;
 
+	do
+		ret = libc()->listen(fd, backlog);
+	while (is_in_use(ret, &tries));
+	if (!ret)
+		s = listener_get(fd);
 	if (s) {
 		s->listener = true;
 		sock_listen(s, fd);

@@ -208,6 +208,8 @@ static long call_socket(long nr, const struct args *x)
 		return accept(INT(0), PTR(1), PTR(2));
 	case SYS_accept4:
 		return accept4(INT(0), PTR(1), PTR(2), INT(3));
+	case SYS_bind:
+		return bind(INT(0), PTR(1), (socklen_t)x->a[2]);
 	case SYS_listen:
 		return listen(INT(0), INT(1));
 	case SYS_shutdown:
@@ -278,6 +280,7 @@ PUBLIC long syscall(long nr, ...)
 	case SYS_connect:
 	case SYS_accept:
 	case SYS_accept4:
+	case SYS_bind:
 	case SYS_listen:
 	case SYS_shutdown:
 	case SYS_getsockopt:
