@@ -19,7 +19,7 @@
 #include "preload/user.h"
 #include "service/base/clock.h"
 
-#define BIND_TRIES 4
+#define BIND_TRIES 10
 #define SHUTDOWN_NS (8 * NS_PER_S) /* a shutdown() waits so long for a connection on its way, then Linux has it */
 
 static int fail(int err)
