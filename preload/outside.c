@@ -91,7 +91,9 @@ static void watch_end(void *arg)
 /* Its descriptor: @fd, unless that was closed meanwhile. */
 static int fd_of(const struct sock *s, int fd)
 {
-	return atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file ? fd : s->fd;
+	int other = s->fd; /* -1: there is none */
+
+	return other < 0 || atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file ? fd : other;
 }
 
 /*
