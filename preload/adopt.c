@@ -188,7 +188,10 @@ void sock_adopt_try(struct sock *s, int fd)
 		}
 		try_later(s); /* when this attempt comes to nothing */
 		s->tries++;
-		if (sock_state(s) == SOCK_LINUX && is_established(fd) && !share_is_read_by_stdio(s))
+		/* another thread may have closed it during the call, and its number be another connection's */
+		if (sock_state(s) == SOCK_LINUX &&
+		    atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file && is_established(fd) &&
+		    !share_is_read_by_stdio(s))
 			adopt_locked(s, fd, c);
 		lock_drop(&s->lock);
 	} else if (!c || !policy.accelerate) {

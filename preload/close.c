@@ -64,6 +64,9 @@ struct sock *close_begin(int fd)
 	struct file *f;
 	struct sock *s;
 
+	/* a child with memory of its own that no fork handler has seen: not in its parent's any more, as the id would say */
+	if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed)))
+		sock_child(false);
 	if (is_light(fd) ? fd_maybe_vfork() : fd_in_vfork())
 		return NULL;
 	f = fd_take(fd);

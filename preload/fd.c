@@ -205,11 +205,7 @@ void fd_set_file(int fd, struct file *f)
 
 struct file *fd_take(int fd)
 {
-	if (!file_get_any(fd))
-		return NULL;
-	if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed)))
-		sock_child(false);
-	return atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel);
+	return file_get_any(fd) ? atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel) : NULL;
 }
 
 void fd_forget(int fd)

@@ -45,18 +45,19 @@ static bool is_ready(int fd)
 }
 
 /*
- * Does the call sleep until something comes, and begins again after a signal? The flags and the time-out may be of
- * another process's making.
+ * Does the call sleep until something comes, and begins again after a signal? The flags and the options may be of
+ * another process's making. With SO_RCVLOWAT poll() says later than a call for less that there is enough.
  */
 static bool is_patient(int fd)
 {
 	struct wait_signals none = {.held = false};
 	struct timeval t = {0};
-	socklen_t len = sizeof(t);
-	int flags = (int)syscall(SYS_fcntl, fd, F_GETFL);
+	socklen_t len = sizeof(t), llen = sizeof(int);
+	int flags = (int)syscall(SYS_fcntl, fd, F_GETFL), low = 0;
 
 	return flags >= 0 && !(flags & O_NONBLOCK) && !libc()->getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, &len) &&
-	       !t.tv_sec && !t.tv_usec && wait_may_restart(WAIT_FOREVER, &none);
+	       !t.tv_sec && !t.tv_usec && !libc()->getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &llen) && low <= 1 &&
+	       wait_may_restart(WAIT_FOREVER, &none);
 }
 
 static bool is_over(const struct sock *s, const struct core *c, int fd)
@@ -64,14 +65,16 @@ static bool is_over(const struct sock *s, const struct core *c, int fd)
 	return sock_state(s) != SOCK_LINUX || core_is_dead(c) || (share_is(s) && inherit_has_filter(fd));
 }
 
-/* One sleep. Returns 1: it is over, 0: look, or -errno. */
+/* One sleep. Returns 1: it is over, or cannot be slept here, 0: look, or -EINTR. */
 static int sleep_once(int fd, int epfd, const struct wait_signals *signals)
 {
 	struct pollfd p[] = {{.fd = fd, .events = POLLIN}, {.fd = epfd, .events = POLLIN}};
 	int n = wait_ppoll(p, ARRAY_SIZE(p), WAIT_FOREVER, wait_signals_mask(signals, NULL)), err = errno;
 
+	if (n < 0 && err != EINTR) /* RLIMIT_NOFILE, for one */
+		return 1;
 	if (n < 0)
-		return err == EINTR && wait_may_restart(WAIT_FOREVER, signals) ? 0 : -err;
+		return wait_may_restart(WAIT_FOREVER, signals) ? 0 : -EINTR;
 	if (p[1].revents)
 		wait_clear(epfd);
 	return p[0].revents != 0;
@@ -85,18 +88,31 @@ static void watch_end(void *arg)
 	atomic_fetch_sub_explicit(&c->shm->watchers, 1, memory_order_relaxed);
 }
 
-/* Returns 0: the call will not sleep, or is carried elsewhere; or -errno. The caller has a reference, without FILE_CALL. */
-static int watch(struct sock *s, int fd, struct core *c, uint32_t context, int epfd)
+/* Its descriptor: @fd, unless that was closed meanwhile. */
+static int fd_of(const struct sock *s, int fd)
 {
+	int other = s->fd; /* -1: there is none */
+
+	return other < 0 || atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file ? fd : other;
+}
+
+/*
+ * Returns 0: the call will not sleep, or is carried elsewhere; or -EINTR. The caller has a reference, without FILE_CALL.
+ * *@forked: a handler has forked, and this is the child.
+ */
+static int watch(struct sock *s, int fd, struct core *c, uint32_t context, int epfd, bool *forked)
+{
+	long me = syscall(SYS_getpid);
 	struct wait_signals signals = {.held = false};
 	int err = 0;
 
-	while (!err) {
+	while (!err && !*forked) {
 		core_context_arm(c, context); /* a full fence; then the look */
 		share_rest(s);
-		if (is_over(s, c, fd))
+		if (is_over(s, c, fd_of(s, fd)))
 			break;
-		err = sleep_once(fd, epfd, &signals);
+		err = sleep_once(fd_of(s, fd), epfd, &signals);
+		*forked = syscall(SYS_getpid) != me;
 		wait_signals_hold(&signals);
 	}
 	wait_signals_release(&signals);
@@ -112,6 +128,7 @@ static int leave_and_watch(struct sock *s, int fd, struct core *c, uint32_t cont
 			 .count = &s->outside,
 			 .undo = watch_end,
 			 .arg = c};
+	bool forked = false;
 	uint32_t place;
 	int err;
 
@@ -121,7 +138,11 @@ static int leave_and_watch(struct sock *s, int fd, struct core *c, uint32_t cont
 	held_pop_file(&s->file); /* of sock_begin() */
 	place = held_push(&h);
 	atomic_fetch_sub_explicit(&s->file.refs, FILE_CALL, memory_order_seq_cst);
-	err = watch(s, fd, c, context, epfd);
+	err = watch(s, fd, c, context, epfd, &forked);
+	if (forked) { /* nothing here is counted any more, and the memory shared with the service is not there */
+		atomic_fetch_add_explicit(&s->file.refs, FILE_REF + FILE_CALL, memory_order_seq_cst);
+		return err;
+	}
 	atomic_fetch_add_explicit(&s->file.refs, FILE_CALL, memory_order_seq_cst);
 	held_pop(place);
 	watch_end(c);
@@ -149,7 +170,6 @@ enum io outside_wait_slow(struct sock *s, int *fd, int flags)
 	if (err)
 		return IO_FAIL;
 	errno = saved;
-	if (atomic_load_explicit(&fd_table[*fd], memory_order_relaxed) != &s->file)
-		*fd = s->fd; /* closed meanwhile */
+	*fd = fd_of(s, *fd);
 	return sock_reenter(s, false, IO_IN);
 }

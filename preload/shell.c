@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "preload/inherit.h"
+#include "preload/standard.h"
 
 extern char **environ;
 
@@ -261,17 +262,22 @@ PUBLIC int pclose(FILE *f)
 /* Also the end of a descriptor. */
 PUBLIC int fclose(FILE *f)
 {
-	int status, saved = errno, fd = fileno(f);
+	int status, saved = errno, err = 0, fd = fileno(f);
 	struct sock *s = NULL;
 
 	if (proc_end(f, &status))
 		return status;
-	if (file_get_any(fd) && !fd_is_own(fd))
+	if (file_get_any(fd) && !fd_is_own(fd)) {
+		if (standard_is_taken(fd) && fflush(f)) /* what it has goes by the library, as long as that knows @fd */
+			err = errno;
 		s = close_begin(fd);
+	}
 	errno = saved;
 	status = libc()->fclose(f);
 	close_end(s);
-	return status;
+	if (err)
+		errno = err;
+	return err ? EOF : status;
 }
 
 /* ---- fork ---- */

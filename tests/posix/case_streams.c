@@ -24,6 +24,7 @@ static const struct talk talks[] = {
 	{400000, 400004, {"R400000", "W400000", "tkept"}},
 	{400000, 400000, {"R400000", "W400000", "o", "q", "Q"}},
 	{400000, 400000, {"R400000", "W400000", "Q", "q"}},
+	{0, 3000004, {"W3000000", "q", "tkept", "Q"}},
 };
 
 static void image_exec(const struct talk *t)
@@ -147,6 +148,7 @@ const struct test_case cases_streams[] = {
 	CASE_WITH("streams/exit", "exit flushes", image_both, BOTH_WHY, 7),
 	CASE_WITH("streams/reopen", "freopen of standard input, fclose of both", image_both, BOTH_WHY, 8),
 	CASE_WITH("streams/fclose", "fclose of standard output, then of input", image_both, BOTH_WHY, 9),
+	CASE_WITH("streams/fclose-flushes", "fclose of standard output flushes", image_both, BOTH_WHY, 10),
 	CASE_WITH("streams/output", "the image writes, a thread of the parent receives", image_output, SHARED_WHY, 2),
 	CASE_WITH("streams/output-in-turn", "the same, by write and stdio in turn", image_output, SHARED_WHY, 3),
 	CASE_RETURNS("streams/closed-under", "closed while a receive sleeps on it", closed_under, SHARED_WHY),

@@ -7,9 +7,11 @@
 #include <sys/uio.h>
 
 #include "tests/asleep.h"
-#include "tests/posix/posix.h"
+#include "tests/posix/process.h"
 
 static char buf[200000];
+
+#define RETURNED "another buffer was asked for"
 
 struct task {
 	struct conn *c;
@@ -176,6 +178,37 @@ static void two_receivers(void)
 	finish(&k[1]);
 }
 
+static void *idle(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+/* A connection that was accelerated, and is Linux's for now, where another thread might have it adopted again. */
+static struct conn *conn_of_linux(void)
+{
+	struct conn *c = conn_open();
+	int size = 100000;
+	pthread_t t;
+
+	pthread_create(&t, NULL, idle, NULL);
+	tell(setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)), "SO_RCVBUF");
+	return c;
+}
+
+static void recv_below_lowat(void)
+{
+	struct conn *c = conn_of_linux();
+	int low = 100;
+
+	tell(setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low)), "SO_RCVLOWAT 100");
+	peer_text(c, "little");
+	await_in(c->fd, 6);
+	tell_data(recv(c->fd, buf, 3, 0), buf, "recv(3)");
+	tell_data(recv(c->fd, buf, 3, 0), buf, "recv(3)");
+}
+
 static void *cancelled(void *arg)
 {
 	struct task *k = arg;
@@ -316,6 +349,39 @@ static void handler_in_recv(void)
 	tell_data(recv(handler_conn->fd, buf, 100, 0), buf, "recv");
 	peer_wait();
 	peer_recv_say(handler_conn, 16);
+}
+
+static bool is_child;
+
+static void on_fork(int sig)
+{
+	pid_t pid = child_new();
+
+	(void)sig;
+	is_child = !pid;
+	if (is_child)
+		return;
+	peer_text(handler_conn, "for the child");
+	child_end(pid);
+	peer_text(handler_conn, "for the parent");
+}
+
+/* Both go on with the call that was interrupted. */
+static void handler_forks(void)
+{
+	struct sigaction sa = {.sa_handler = on_fork, .sa_flags = SA_RESTART};
+	struct itimerval t = {.it_value.tv_usec = 40000};
+
+	handler_conn = conn_of_linux();
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &t, NULL);
+	tell_data(recv(handler_conn->fd, buf, 100, 0), buf, "recv");
+	if (!is_child)
+		return;
+	tell(send(handler_conn->fd, "from the child", 14, 0), "send");
+	tell(close(handler_conn->fd), "close");
+	tell(send(handler_conn->fd, "x", 1, 0), "send");
+	_exit(0);
 }
 
 static void on_close(int sig)
@@ -581,12 +647,14 @@ const struct test_case cases_thread[] = {
 	CASE("thread/send-shutdown", "send blocked, another thread shuts down", send_and_shutdown),
 	CASE("thread/send-reset", "send blocked, the peer resets", send_and_reset),
 	CASE("thread/two-receivers", "two threads receive one byte each", two_receivers),
+	CASE_RETURNS("thread/recv-lowat", "recv of less than SO_RCVLOWAT", recv_below_lowat, RETURNED),
 	CASE("thread/cancel-recv", "pthread_cancel in recv", cancel_recv),
 	CASE("thread/cancel-epoll", "pthread_cancel in epoll_wait", cancel_epoll),
 	CASE("thread/cancel-send", "pthread_cancel in send", cancel_send),
 	CASE("signal/jump", "siglongjmp out of recv, three times", jump_out),
 	CASE("signal/handler-sends", "a handler sends", handler_sends),
 	CASE("signal/handler-in-recv", "a handler sends while recv is blocked", handler_in_recv),
+	CASE_RETURNS("signal/handler-forks", "a handler forks while recv is blocked", handler_forks, RETURNED),
 	CASE("signal/handler-closes", "a handler closes while recv is blocked", handler_closes),
 	CASE("signal/rcvtimeo", "SO_RCVTIMEO and SA_RESTART: EINTR all the same", timeout_and_signal),
 	CASE("signal/sndtimeo", "SO_SNDTIMEO and SA_RESTART: EINTR all the same", send_timeout_and_signal),
