@@ -85,10 +85,10 @@ void held_pop(uint32_t place)
 	held_count = place;
 }
 
-void held_pop_file(const struct file *f)
+void held_pop_file(const struct file *f, const void *frame)
 {
 	for (uint32_t i = MIN(held_count, (uint32_t)RECORDS); i > 0; i--) {
-		if (records[i - 1].file == f) {
+		if (records[i - 1].file == f && (const char *)records[i - 1].frame <= (const char *)frame) {
 			held_pop(i - 1);
 			return;
 		}

@@ -135,7 +135,7 @@ static int leave_and_watch(struct sock *s, int fd, struct core *c, uint32_t cont
 	atomic_fetch_add_explicit(&s->outside, 1, memory_order_seq_cst);
 	/* pairs with the service's look, after it has made a connection FAST */
 	atomic_fetch_add_explicit(&c->shm->watchers, 1, memory_order_seq_cst);
-	held_pop_file(&s->file); /* of sock_begin() */
+	held_pop_file(&s->file, (void *)UINTPTR_MAX); /* of sock_begin(): it is the last one */
 	place = held_push(&h);
 	atomic_fetch_sub_explicit(&s->file.refs, FILE_CALL, memory_order_seq_cst);
 	err = watch(s, fd, c, context, epfd, &forked);

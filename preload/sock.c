@@ -21,6 +21,7 @@
 
 #define RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
 #define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
+#define CALL_BYTES 512 /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
 #define BULK_BYTES 32768      /* so much at once is a one-way transfer */
 #define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
@@ -283,7 +284,7 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n)
 	if (!s)
 		return;
 	if (held_count)
-		held_pop_file(&s->file);
+		held_pop_file(&s->file, (char *)__builtin_frame_address(0) + CALL_BYTES);
 	if (io == IO_LINUX && dir) {
 		if (n > 0)
 			count(s, dir, n);

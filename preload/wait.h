@@ -60,8 +60,8 @@ struct held {
 /* Returns the place for held_pop(). */
 uint32_t held_push(const struct held *h);
 void held_pop(uint32_t place);
-/* The latest one of @f. */
-void held_pop_file(const struct file *f);
+/* The latest one of @f whose frame is not above @frame, where calls are that this one has interrupted. */
+void held_pop_file(const struct file *f, const void *frame);
 void held_reap_slow(void *frame);
 void held_child(void);
 extern __thread uint32_t held_count __attribute__((tls_model("initial-exec")));
