@@ -19,7 +19,7 @@
 #include "service/nic/internal.h"
 
 #define KICKS_MAX 4 /* per flush; a copy-mode kick sends 32 frames or the whole budget */
-#define BUSY_TRIES 50
+#define BUSY_TRIES 150
 #define BUSY_WAIT_US 20000
 #define FRAMES_MIN 128u
 #define FRAMES_MAX 65536u

@@ -85,7 +85,22 @@ static const struct config_port *client_port_policy(const struct slow *s, uint16
 	return NULL;
 }
 
-static int client_listener(struct slow *s, struct client *cl, const struct ipc_msg *in, int fd)
+/*
+ * Our duplicate of a listener goes before the application hears from us: it may close its own and bind anew at once. No
+ * closing of a listener sleeps.
+ */
+static void client_listener_close(int *fd)
+{
+	int listens = 0;
+	socklen_t len = sizeof listens;
+
+	if (getsockopt(*fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) || !listens)
+		return;
+	close(*fd);
+	*fd = -1;
+}
+
+static int client_listener(struct slow *s, struct client *cl, const struct ipc_msg *in, int *fd)
 {
 	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_LISTEN};
 	struct sockaddr_storage ss;
@@ -95,8 +110,9 @@ static int client_listener(struct slow *s, struct client *cl, const struct ipc_m
 	const struct config_port *p;
 	uint16_t port_be;
 
-	if (getsockname(fd, (struct sockaddr *)&ss, &len) || ip_addr_from_sockaddr(&ss, &info.addr, &port_be))
+	if (getsockname(*fd, (struct sockaddr *)&ss, &len) || ip_addr_from_sockaddr(&ss, &info.addr, &port_be))
 		return -EPROTO;
+	client_listener_close(fd);
 	info.port = ntohs(port_be);
 	p = client_port_policy(s, info.port);
 	info.accelerate = p ? p->accelerate : s->cfg->accelerate;
@@ -244,7 +260,7 @@ static int client_message(struct slow *s, struct client *cl, const struct ipc_ms
 	case IPC_MSG_RETURN:
 		return client_return(s, cl, m, fds[0]);
 	case IPC_MSG_LISTEN:
-		return client_listener(s, cl, m, fds[0]);
+		return client_listener(s, cl, m, &fds[0]);
 	case IPC_MSG_UNLISTEN:
 		for (uint32_t i = 0; i < SLOW_LISTENERS; i++)
 			if (s->listeners[i].app == cl->app && s->listeners[i].fd == (int)m->arg[0])

@@ -158,7 +158,7 @@ class Scene:
         self.bystander.lives()
         wait_for(lambda: self.holdings() == self.before, 8, "%s again; now: %s; flows: %s" % (
             self.before, self.holdings(), [f for f in self.lab.flows() if f["local_port"] != PORT][:4]), 0.1)
-        wait_for(lambda: process(self.lab)[0] <= self.fds + fds, 3, "%d descriptors" % self.fds)
+        wait_for(lambda: process(self.lab)[0] <= self.fds + fds, 10, "%d descriptors" % self.fds)
         self.lab.tapas("flows")
         self.lab.tapas("listeners")
 
@@ -270,7 +270,7 @@ def test_gone_while_being_adopted(make_lab):
         wait_for(lambda: lab.tapas("status", "--json")["apps"] == 0, 3, "no application left")
         assert lab.flows() == []
     assert lab.counters()["adopt_rolled_back"] == 48
-    wait_for(lambda: process(lab)[0] <= fds + 2, 3, "%d descriptors" % fds)
+    wait_for(lambda: process(lab)[0] <= fds + 2, 10, "%d descriptors" % fds)
     far.close()
 
 
@@ -296,6 +296,6 @@ def test_nothing_grows(scene):
             scene.over()
             fds, rss = process(scene.lab)
     scene.over()
-    wait_for(lambda: process(scene.lab)[0] <= fds + 2, 3, "%d descriptors" % fds)
+    wait_for(lambda: process(scene.lab)[0] <= fds + 2, 10, "%d descriptors" % fds)
     now = process(scene.lab)
     assert SANITIZED or now[1] <= rss + 2048, (rss, now)
