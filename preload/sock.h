@@ -77,21 +77,23 @@ struct sock_policy {
 
 struct sock {
 	struct file file;
-	/* what every call looks at while the socket is Linux's: two cache lines */
-	struct lock lock;       /* items, state */
-	struct item *items;     /* its memberships in epoll instances */
+	/* what every call looks at while the socket is Linux's: two cache lines; first what may be seen without a reference */
 	_Atomic uint32_t state; /* enum sock_state */
+	_Atomic bool tagged;    /* some item of it was registered with a tag */
+	_Atomic bool listener_asked;
+	struct core *_Atomic listen_core; /* which service gave the policy */
+	struct sock_policy policy;
+	struct lock lock;   /* items, state */
+	struct item *items; /* its memberships in epoll instances */
 	/* counted by several threads; a count lost now and then does no harm */
 	_Atomic uint32_t exchanges, try_at;
 	_Atomic uint8_t first_dir, last_dir; /* 0, IO_IN, IO_OUT */
 	_Atomic bool nonblock;
 	_Atomic bool shared; /* another process may hold it, not only by a fork after it was made: see share.c */
 	_Atomic uint64_t bytes, try_bytes;
-	struct sock_policy policy;
-	_Atomic bool tagged; /* some item of it was registered with a tag */
 	_Atomic bool marked; /* this process says that it uses it in the kernel */
 	bool listener;
-	_Atomic bool listener_asked, listener_asking;
+	_Atomic bool listener_asking;
 	_Atomic bool keep_linux; /* not adopted (again): its program uses it in ways that only Linux sees */
 	_Atomic int fd;          /* one of its descriptors */
 	uint32_t slot, context;
@@ -104,8 +106,7 @@ struct sock {
 	uint64_t cookie;
 	int late_fd; /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
 	_Atomic uint32_t tries;
-	uint8_t strays;                   /* returns because of what was written past the library */
-	struct core *_Atomic listen_core; /* which service gave the policy */
+	uint8_t strays; /* returns because of what was written past the library */
 
 	uint8_t claim;           /* enum claim, valid in AWAY */
 	uint64_t claim_ns;       /* AWAY: not claimed before this; 0: at once */

@@ -166,7 +166,14 @@ struct sock *sock_new(int fd, bool nonblock)
 		return NULL;
 	/* the first bytes (file) are what a stale pointer may look at: refs goes last */
 	memset(&s->lock, 0, offsetof(struct sock, first) - offsetof(struct sock, lock));
-	s->file.type = FILE_SOCK;
+	/* and what a look without a reference may see (sock_peek_linux()) */
+	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_relaxed);
+	atomic_store_explicit(&s->tagged, false, memory_order_relaxed);
+	atomic_store_explicit(&s->listener_asked, false, memory_order_relaxed);
+	atomic_store_explicit(&s->listen_core, NULL, memory_order_relaxed);
+	atomic_store_explicit(&s->policy.is_known, false, memory_order_relaxed);
+	if (s->file.type != FILE_SOCK) /* its memory is new */
+		s->file.type = FILE_SOCK;
 	s->slot = SLOT_NONE;
 	/* nobody else sees them before refs */
 	atomic_store_explicit(&s->fd, fd, memory_order_relaxed);
