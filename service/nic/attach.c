@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The NIC's XDP program, and in shared mode what looks at Linux's segments at its egress, attached
- * only while there are flows. Off a packet's way.
+ * The NIC's XDP program, attached only while there are flows. Off a packet's way.
  *
- * While they are attached every frame pays for it, Linux's own too: a veth copies each packet
+ * While it is attached every frame pays for it, Linux's own too: a veth copies each packet
  * into a buffer that XDP may write to. Attaching and detaching wait for a grace period of the
  * kernel (some milliseconds) under the lock of all network configuration, so a thread is
  * made for each change; it does this one thing and tells by an eventfd that it has.
@@ -47,41 +46,24 @@ void attach_close(struct attach *a)
 	a->running = false;
 	if (a->link_fd >= 0)
 		close(a->link_fd);
-	link_tc_remove(&a->egress);
 	if (a->event_fd >= 0)
 		close(a->event_fd);
 	a->link_fd = a->event_fd = -1;
-}
-
-static int change_on(struct attach *a)
-{
-	char text[200];
-	struct why why = {.buf = text, .size = sizeof text};
-	bool native, tcx;
-	int rc = a->egress_prog.ifname ? link_tc(&a->egress_prog, &a->egress, &tcx, &why) : 0;
-
-	if (!rc)
-		rc = link_xdp_create(a->ifindex, a->prog_fd, false, &native, &a->link_fd);
-	if (rc)
-		link_tc_remove(&a->egress);
-	return rc;
-}
-
-static void change_off(struct attach *a)
-{
-	close(a->link_fd);
-	a->link_fd = -1;
-	link_tc_remove(&a->egress);
 }
 
 static void *change(void *arg)
 {
 	struct attach *a = arg;
 	uint64_t one = 1;
+	bool native;
 
-	a->rc = a->wanted ? change_on(a) : 0;
-	if (!a->wanted)
-		change_off(a);
+	if (a->wanted) {
+		a->rc = link_xdp_create(a->ifindex, a->prog_fd, false, &native, &a->link_fd);
+	} else {
+		close(a->link_fd);
+		a->link_fd = -1;
+		a->rc = 0;
+	}
 	/* the counter cannot be full: it is read after each change */
 	return write(a->event_fd, &one, sizeof one) < 0 ? NULL : a;
 }

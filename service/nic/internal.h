@@ -22,12 +22,6 @@ void why_set(struct why *why, const char *fmt, ...) format_printf(2, 3);
  * A raw link lives as long as its descriptor. A clsact filter (no TCX in the kernel) has to
  * be removed; one that a killed instance left is removed at the next start.
  */
-struct tc_program {
-	int ifindex;
-	const char *ifname;
-	int prog_fd;
-	bool egress, force_clsact;
-};
 struct tc_attachment {
 	int link_fd; /* -1: none */
 	int ifindex; /* of the clsact filter; 0: none */
@@ -37,14 +31,13 @@ struct tc_attachment {
 /* Returns 0 or -errno. May wait for some milliseconds. */
 int link_xdp_create(int ifindex, int prog_fd, bool allow_generic, bool *native, int *link_fd);
 int link_xdp(const struct nic_info *info, int prog_fd, bool allow_generic, bool *native, int *link_fd, struct why *why);
-int link_tc(const struct tc_program *p, struct tc_attachment *out, bool *tcx, struct why *why);
+int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool force_clsact, struct tc_attachment *out,
+	    bool *tcx, struct why *why);
 void link_tc_remove(struct tc_attachment *a);
 
-/* ---- attach.c: XDP and, in shared mode, tc egress of the NIC, and changing that at run time. Main thread. ---- */
+/* ---- attach.c: the XDP link, and changing it at run time. Main thread. ---- */
 struct attach {
-	struct tc_program egress_prog; /* no name: none */
-	struct tc_attachment egress;
-	int link_fd; /* of XDP; -1: not attached */
+	int link_fd; /* -1: not attached */
 	int event_fd;
 	int ifindex, prog_fd;
 	bool running, wanted;

@@ -166,34 +166,35 @@ static int clsact_add(int ifindex, int prog_fd, bool egress)
 	return rc ? rc : bpf_tc_attach(&hook, &opts);
 }
 
-int link_tc(const struct tc_program *p, struct tc_attachment *out, bool *tcx, struct why *why)
+int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool force_clsact, struct tc_attachment *out,
+	    bool *tcx, struct why *why)
 {
 	int rc = -EINVAL;
 
-	clsact_remove(p->ifindex, p->egress);
-	out->egress = p->egress;
-	if (!p->force_clsact)
-		rc = bpf_link_create(p->prog_fd, p->ifindex, p->egress ? ATTACH_TCX_EGRESS : ATTACH_TCX_INGRESS, NULL);
+	clsact_remove(ifindex, egress);
+	out->egress = egress;
+	if (!force_clsact)
+		rc = bpf_link_create(prog_fd, ifindex, egress ? ATTACH_TCX_EGRESS : ATTACH_TCX_INGRESS, NULL);
 	*tcx = rc >= 0;
 	if (rc >= 0) {
 		out->link_fd = rc;
 		return 0;
 	}
 	if (rc == -EINVAL || rc == -EOPNOTSUPP) { /* no TCX in this kernel */
-		rc = clsact_add(p->ifindex, p->prog_fd, p->egress);
+		rc = clsact_add(ifindex, prog_fd, egress);
 		if (!rc) {
-			out->ifindex = p->ifindex;
+			out->ifindex = ifindex;
 			return 0;
 		}
 	}
 	if (rc == -EPERM || rc == -EACCES)
 		why_set(why, "%s: not permitted to attach tc programs: needs root, or CAP_NET_ADMIN and CAP_BPF",
-			p->ifname);
+			ifname);
 	else if (rc == -EEXIST || rc == -EBUSY)
-		why_set(why, "%s: a tc filter of another's has priority %d (tc filter show dev %s %s): move it",
-			p->ifname, TC_PRIORITY, p->ifname, p->egress ? "egress" : "ingress");
+		why_set(why, "%s: a tc filter of another's has priority %d (tc filter show dev %s %s): move it", ifname,
+			TC_PRIORITY, ifname, egress ? "egress" : "ingress");
 	else
-		why_set(why, "%s: the kernel has neither TCX (6.6 on) nor clsact with BPF filters: %s", p->ifname,
+		why_set(why, "%s: the kernel has neither TCX (6.6 on) nor clsact with BPF filters: %s", ifname,
 			strerror(-rc));
 	return rc;
 }

@@ -26,12 +26,14 @@
 
 #define FRAMES_DEFAULT 8192
 
+enum { TC_EGRESS, TC_INGRESS, TC_ATTACHMENTS };
+
 struct nic {
 	struct nic_info info;
 	struct steer_bpf *bpf;
 	struct attach xdp;
-	struct tc_attachment tc_ingress; /* shared mode: of the TAP */
-	int flows_fd, words_fd;          /* the skeleton's */
+	struct tc_attachment tc[TC_ATTACHMENTS];
+	int flows_fd, words_fd; /* the skeleton's */
 	const _Atomic uint64_t *words;
 	size_t words_size;
 	uint32_t max_flows;
@@ -183,7 +185,6 @@ static int nic_attach_all(struct nic *n, const struct nic_config *cfg, struct wh
 {
 	bool shared = cfg->mode == NIC_SHARED;
 	int xdp = bpf_program__fd(shared ? n->bpf->progs.xdp_shared : n->bpf->progs.xdp_exclusive);
-	struct tc_program ingress, egress;
 	char tap[IF_NAMESIZE];
 	int rc;
 
@@ -191,21 +192,15 @@ static int nic_attach_all(struct nic *n, const struct nic_config *cfg, struct wh
 		why_set(why, "the TAP device (index %d) is gone", cfg->tap_ifindex);
 		return -ENODEV;
 	}
-	ingress = (struct tc_program){.ifindex = cfg->tap_ifindex, .ifname = tap, .force_clsact = cfg->force_clsact};
-	egress = ingress;
-	egress.egress = true;
 	if (shared) {
-		ingress.prog_fd = bpf_program__fd(n->bpf->progs.tc_ingress_tap);
-		egress.prog_fd = bpf_program__fd(n->bpf->progs.tc_egress_nic);
-		egress.ifindex = n->info.ifindex;
-		egress.ifname = n->info.name;
-		n->xdp.egress_prog = egress;
-		rc = link_tc(&ingress, &n->tc_ingress, &n->info.tcx, why);
+		rc = link_tc(cfg->tap_ifindex, tap, bpf_program__fd(n->bpf->progs.tc_ingress_tap), false,
+			     cfg->force_clsact, &n->tc[TC_INGRESS], &n->info.tcx, why);
 		if (!rc)
-			rc = link_tc(&egress, &n->xdp.egress, &n->info.tcx, why);
+			rc = link_tc(n->info.ifindex, n->info.name, bpf_program__fd(n->bpf->progs.tc_egress_nic), true,
+				     cfg->force_clsact, &n->tc[TC_EGRESS], &n->info.tcx, why);
 	} else {
-		egress.prog_fd = bpf_program__fd(n->bpf->progs.tc_egress_tap);
-		rc = link_tc(&egress, &n->xdp.egress, &n->info.tcx, why);
+		rc = link_tc(cfg->tap_ifindex, tap, bpf_program__fd(n->bpf->progs.tc_egress_tap), true,
+			     cfg->force_clsact, &n->tc[TC_EGRESS], &n->info.tcx, why);
 	}
 	if (!rc)
 		rc = link_xdp(&n->info, xdp, !shared && cfg->allow_generic, &n->info.native, &n->xdp.link_fd, why);
@@ -267,7 +262,7 @@ int nic_open(const struct nic_config *cfg, struct nic **out, char *why_buf, unsi
 		return -ENOMEM;
 	}
 	n->xdp.link_fd = n->xdp.event_fd = n->flows_fd = n->words_fd = -1;
-	n->tc_ingress.link_fd = n->xdp.egress.link_fd = -1;
+	n->tc[TC_EGRESS].link_fd = n->tc[TC_INGRESS].link_fd = -1;
 	n->max_flows = cfg->max_flows;
 	rc = nic_check(cfg, &n->info, &why);
 	if (!rc) {
@@ -294,7 +289,8 @@ void nic_close(struct nic *n)
 		return;
 	/* first the wire: from here on every frame is Linux's */
 	attach_close(&n->xdp);
-	link_tc_remove(&n->tc_ingress);
+	for (int i = 0; i < TC_ATTACHMENTS; i++)
+		link_tc_remove(&n->tc[i]);
 	for (uint32_t q = 0; q < n->ports; q++)
 		port_close(&n->port[q]);
 	free(n->port);

@@ -22,19 +22,6 @@ static bool on_nica(void)
 	return id;
 }
 
-#define TCX_EGRESS 47 /* BPF_TCX_EGRESS */
-
-/* Of a kernel with TCX: is anything looking at what leaves the NIC? */
-static bool on_egress(const struct nic *n)
-{
-	LIBBPF_OPTS(bpf_prog_query_opts, q);
-
-	if (!nic_get_info(n)->tcx)
-		return on_nica();
-	assert_int_equal(bpf_prog_query_opts(nica_ifindex, TCX_EGRESS, &q), 0);
-	return q.prog_cnt;
-}
-
 static int wait_change(struct nic *n)
 {
 	struct pollfd pfd = {.fd = nic_attach_fd(n), .events = POLLIN};
@@ -64,7 +51,6 @@ static void test_on_demand(void **state)
 		assert_int_equal(wait_change(n), 0);
 		assert_int_equal(nic_attachment(n), NIC_DETACHED);
 		assert_false(on_nica());
-		assert_false(on_egress(n));
 		in.tag = out.tag = (uint8_t)(100 + 2 * i);
 		send_on(sock_b, &in);
 		assert_true(arrived(sock_a, in.tag));
@@ -74,7 +60,6 @@ static void test_on_demand(void **state)
 		assert_int_equal(nic_attachment(n), NIC_ATTACHING);
 		assert_int_equal(wait_change(n), 0);
 		assert_true(on_nica());
-		assert_true(on_egress(n));
 		assert_int_equal(nic_flow_add(n, &k, 3), 0);
 		in.tag = out.tag = (uint8_t)(101 + 2 * i);
 		send_on(sock_b, &in);
