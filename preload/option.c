@@ -358,46 +358,41 @@ static bool is_linux(int level, int name, int v)
 	       (v && (name == TCP_REPAIR || name == TCP_TX_DELAY || name == TCP_WINDOW_CLAMP));
 }
 
-/* Another congestion control: the service asks Linux which when it adopts. The connection goes back, and comes again. */
-static int set_congestion(struct sock *s, int fd, const void *value, socklen_t len)
+/*
+ * Set what the service asks Linux for when it adopts: the congestion control, the size of a buffer. If that changes
+ * @asked, by which it is read, the connection goes back, and comes again.
+ */
+static int set_anew(struct sock *s, int fd, int level, int name, int asked, const void *value, socklen_t len)
 {
 	char before[16] = "", after[16] = "";
 	socklen_t blen = sizeof(before), alen = sizeof(after);
 	int ret;
 
-	libc()->getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, before, &blen);
-	ret = libc()->setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, value, len);
-	if (ret || libc()->getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, after, &alen))
+	libc()->getsockopt(fd, level, asked, before, &blen);
+	ret = libc()->setsockopt(fd, level, name, value, len);
+	if (ret || libc()->getsockopt(fd, level, asked, after, &alen))
 		return ret;
 	if (memcmp(before, after, sizeof(before)) != 0)
 		sock_return(s, fd, false);
 	return 0;
 }
 
-/* The size of a buffer, whose record has one of its own: the connection goes back, and comes again. */
-static int set_buffer(struct sock *s, int fd, int name, const void *value, socklen_t len)
+/* By what that is read which @name sets, if it is of that kind; or -1. */
+static int asked_by(int level, int name)
 {
-	int which = name == SO_SNDBUF || name == SO_SNDBUFFORCE ? SO_SNDBUF : SO_RCVBUF, before = 0, after = 0;
-	socklen_t blen = sizeof(before), alen = sizeof(after);
-	int ret;
-
-	libc()->getsockopt(fd, SOL_SOCKET, which, &before, &blen);
-	ret = libc()->setsockopt(fd, SOL_SOCKET, name, value, len);
-	if (!ret && !libc()->getsockopt(fd, SOL_SOCKET, which, &after, &alen) && after != before)
-		sock_return(s, fd, false);
-	return ret;
-}
-
-static bool is_buffer(int level, int name)
-{
-	return level == SOL_SOCKET &&
-	       (name == SO_SNDBUF || name == SO_RCVBUF || name == SO_SNDBUFFORCE || name == SO_RCVBUFFORCE);
+	if (level == IPPROTO_TCP)
+		return name == TCP_CONGESTION ? name : -1;
+	if (level != SOL_SOCKET)
+		return -1;
+	if (name == SO_SNDBUF || name == SO_SNDBUFFORCE)
+		return SO_SNDBUF;
+	return name == SO_RCVBUF || name == SO_RCVBUFFORCE ? SO_RCVBUF : -1;
 }
 
 PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
 	struct sock *s = sock_get(fd);
-	int ret, saved, v = 0;
+	int ret, saved, asked, v = 0;
 
 	if (!s)
 		return libc()->setsockopt(fd, level, name, value, len);
@@ -410,10 +405,9 @@ PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t 
 		sock_put(s);
 		return fail(ENOENT); /* as there is none of the application's */
 	}
-	if (level == IPPROTO_TCP && name == TCP_CONGESTION)
-		ret = set_congestion(s, fd, value, len);
-	else if (is_buffer(level, name) && sock_state(s) != SOCK_LINUX)
-		ret = set_buffer(s, fd, name, value, len);
+	asked = asked_by(level, name);
+	if (asked >= 0 && sock_state(s) != SOCK_LINUX)
+		ret = set_anew(s, fd, level, name, asked, value, len);
 	else
 		ret = libc()->setsockopt(fd, level, name, value, len);
 	saved = errno;

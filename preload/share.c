@@ -279,9 +279,9 @@ void share_received(const struct msghdr *m)
 /* ---- standard streams ---- */
 
 /*
- * Unless the stream is ours (standard.c), libc's stdio reads and writes them unseen. What it writes is noticed (sock_begin()), but a read of it would find
- * nothing for ever. A stream without a buffer has not been used yet, and a program that reads its input by read() will
- * not begin to use it.
+ * Unless the stream is ours (standard.c), libc's stdio reads and writes them unseen. What it writes is noticed
+ * (sock_begin()), but a read of it would find nothing for ever. A stream without a buffer has not been used yet, and a
+ * program that reads its input by read() will not begin to use it.
  */
 bool share_is_read_by_stdio(const struct sock *s)
 {

@@ -108,7 +108,7 @@ int sock_filter_attach_closed(int fd);
 bool sock_is_used(int fd);
 /* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
 void sock_restored_lock(int fd, bool on);
-/* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what was asked for, if the program has set it; 0: it is Linux's to tune. */
+/* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
 int sock_buffer_set(int fd, int name);
 /*
  * Read the exact state. Enters TCP_REPAIR, reads, leaves it without a probe (TCP_REPAIR_OFF_NO_WP),

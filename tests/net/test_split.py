@@ -266,13 +266,11 @@ def await_stop(lab):
     wait_for(stopped, 20, "the service is stopped")
 
 
-def test_watched_while_the_service_is_stopped(lab):
-    """A child that cannot reach the service puts what it inherited into an epoll instance, and hears of it later."""
-    if lab.plain:
-        pytest.skip("needs the service")
-    path = os.path.join(lab.dir, "watched.py")
+def served_while_stopped(lab, name, program):
+    """The program stops the service and echoes a word meanwhile; returns it, and the counters before and after."""
+    path = os.path.join(lab.dir, name)
     with open(path, "w") as f:
-        f.write(WATCHED)
+        f.write(program)
     server = lab.run_server([PYTHON, path, lab.addr, PORT, lab.service.pid], ready="ready")
     s = lab.connect(PORT, timeout=30)
     lab.adopt(s)
@@ -282,8 +280,16 @@ def test_watched_while_the_service_is_stopped(lab):
     s.sendall(b"hello")
     assert s.recv(5) == b"hello"
     s.close()
-    assert "child 0" in server.communicate(timeout=30)[0].decode()
-    after = lab.counters()
+    said = server.communicate(timeout=30)[0].decode()
+    return server, said, before, lab.counters()
+
+
+def test_watched_while_the_service_is_stopped(lab):
+    """A child that cannot reach the service puts what it inherited into an epoll instance, and hears of it later."""
+    if lab.plain:
+        pytest.skip("needs the service")
+    _, said, before, after = served_while_stopped(lab, "watched.py", WATCHED)
+    assert "child 0" in said
     assert after["moved"] + after["returned"] > before["moved"] + before["returned"], after
 
 
@@ -316,18 +322,6 @@ def test_image_while_the_service_is_stopped(lab):
     """A new image that the service does not answer at once waits for it: the connection is not given up."""
     if lab.plain:
         pytest.skip("needs the service")
-    path = os.path.join(lab.dir, "image.py")
-    with open(path, "w") as f:
-        f.write(IMAGE)
-    server = lab.run_server([PYTHON, path, lab.addr, PORT, lab.service.pid], ready="ready")
-    s = lab.connect(PORT, timeout=30)
-    lab.adopt(s)
-    before = lab.counters()
-    s.sendall(b"GO")
-    await_stop(lab)
-    s.sendall(b"hello")
-    assert s.recv(5) == b"hello"
-    s.close()
-    assert server.wait(30) == 0
-    after = lab.counters()
+    server, _, before, after = served_while_stopped(lab, "image.py", IMAGE)
+    assert server.returncode == 0
     assert after["moved"] > before["moved"] and after["flow_reset"] == 0, after
