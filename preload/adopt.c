@@ -93,7 +93,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
-	busy = atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL || !ep_items_to_user(s);
+	busy = sock_is_inside(s) || !ep_items_to_user(s);
 	if (!busy)
 		share_unmark(s);
 	if (busy || core_adopt(c, s->slot, fd, fd, s->opts, s->context, 0) < 0) {

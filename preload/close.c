@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <linux/close_range.h>
 
+#include "preload/brief.h"
 #include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"
@@ -67,6 +68,8 @@ struct sock *close_begin(int fd)
 	/* a child with memory of its own that no fork handler has seen: not in its parent's any more, as the id would say */
 	if (unlikely(!atomic_load_explicit(fd_here, memory_order_relaxed)))
 		sock_child(false);
+	if (brief_close(fd))
+		return NULL;
 	if (is_light(fd) ? fd_maybe_vfork() : fd_in_vfork())
 		return NULL;
 	f = fd_take(fd);

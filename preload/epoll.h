@@ -23,6 +23,8 @@ struct ep {
 	_Atomic uint32_t nready, users; /* users: items in USER */
 	_Atomic uint32_t items, others; /* all items; the kernel's other members, or more: a close is not seen */
 	_Atomic uint32_t plain, apart;  /* threads that sleep: in its kernel set; beside it (mixed) */
+	_Atomic uint32_t briefs;        /* brief connections in the kernel's set, or more */
+	_Atomic uint32_t life;          /* which instance this memory is */
 	_Atomic uint32_t inside;        /* threads that may have events of the kernel's set which nobody has seen yet */
 	_Atomic uint32_t turns;
 	_Atomic(struct core *) core; /* whose contexts it listens to */
@@ -71,6 +73,7 @@ static inline bool ep_has_sleepers(struct ep *ep)
 static inline bool ep_has_kernel(struct ep *ep)
 {
 	return atomic_load_explicit(&ep->others, memory_order_relaxed) ||
+	       atomic_load_explicit(&ep->briefs, memory_order_relaxed) ||
 	       atomic_load_explicit(&ep->items, memory_order_relaxed) !=
 		       atomic_load_explicit(&ep->users, memory_order_relaxed);
 }
@@ -110,6 +113,12 @@ void item_remove(struct item *it);
 void item_child(void);
 /* The kernel's set knows the items of @s, which is Linux's, by the application's own data. s->lock held. */
 void ep_items_plain(struct sock *s);
+/*
+ * @fd, whose socket is @s, is in the kernel's set of @ep by the application's own data (NULL: not any more): a brief
+ * connection has become @s. The other one: s->lock held.
+ */
+void ep_item_note(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev);
+void ep_item_note_locked(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev);
 /* The item of a tag that the kernel gave back for @ep: its data, and it is disabled. False: it is no member now. */
 bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data);
 

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE 1
 #include "preload/fd.h"
 
+#include "preload/brief.h"
 #include "preload/inherit.h"
 #include "preload/user.h"
 
@@ -78,8 +79,10 @@ void fd_child(bool at_fork)
 
 	lock_tid = 0;
 	for (int i = 0; i <= highest; i++) {
-		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
+		struct file *f;
 
+		brief_child(i);
+		f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
 		if (f && f->type == FILE_SOCK)
 			file_reset(f); /* threads of the parent's are not here */
 	}
@@ -141,6 +144,10 @@ struct file *file_try(int fd, uint64_t add)
 			sock_child(false);
 			return NULL;
 		}
+		if (fd_is_brief(f)) {
+			brief_grow(fd);
+			continue;
+		}
 		refs = atomic_load_explicit(&f->refs, memory_order_relaxed);
 		/* full fence: FILE_CALL pairs with the one in adopt_locked() */
 		while (refs && !atomic_compare_exchange_weak_explicit(&f->refs, &refs, refs + add, memory_order_seq_cst,
@@ -175,13 +182,27 @@ static void file_drop(struct file *f)
 	file_put(f);
 }
 
+/* What was in the table at @fd has gone from there. */
+static void drop(int fd, struct file *old)
+{
+	if (fd_is_brief(old))
+		brief_lost(fd, old);
+	else
+		file_drop(old);
+}
+
 static void enter(int fd, struct file *f)
 {
 	int highest = atomic_load_explicit(&fd_highest, memory_order_relaxed);
 
 	while (highest < fd && !atomic_compare_exchange_weak(&fd_highest, &highest, fd))
 		;
-	file_drop(atomic_exchange_explicit(&fd_table[fd], f, memory_order_acq_rel));
+	drop(fd, atomic_exchange_explicit(&fd_table[fd], f, memory_order_acq_rel));
+}
+
+void fd_set_brief(int fd, uint64_t word)
+{
+	enter(fd, (void *)word);
 }
 
 void fd_set_new(int fd, struct file *f, uint64_t refs)
@@ -205,13 +226,23 @@ void fd_set_file(int fd, struct file *f)
 
 struct file *fd_take(int fd)
 {
-	return file_get_any(fd) ? atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel) : NULL;
+	struct file *f = file_get_any(fd) ? atomic_load_explicit(&fd_table[fd], memory_order_relaxed) : NULL;
+
+	do {
+		if (fd_is_brief(f)) {
+			brief_grow(fd);
+			f = atomic_load_explicit(&fd_table[fd], memory_order_relaxed);
+		}
+	} while (f && (fd_is_brief(f) ||
+		       !atomic_compare_exchange_weak_explicit(&fd_table[fd], &f, NULL, memory_order_acq_rel,
+							      memory_order_relaxed)));
+	return f;
 }
 
 void fd_forget(int fd)
 {
 	if ((unsigned)fd < FD_MAX && atomic_load_explicit(&fd_table[fd], memory_order_relaxed))
-		file_drop(atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel));
+		drop(fd, atomic_exchange_explicit(&fd_table[fd], NULL, memory_order_acq_rel));
 }
 
 int fd_top(void)

@@ -27,6 +27,13 @@ struct file {
 	_Atomic uint32_t fds;  /* descriptors */
 };
 
+/* An entry may be no pointer, but a word that says all of a connection in its first exchanges (brief.h). */
+#define BRIEF_BIT 1ul
+static inline bool fd_is_brief(const struct file *f)
+{
+	return (uintptr_t)f & BRIEF_BIT;
+}
+
 #define FILE_REF 1ull
 #define FILE_CALL (1ull << 32) /* a thread that may be in a kernel call on a socket: it is not adopted under it */
 
@@ -94,6 +101,8 @@ bool fd_is_own(int fd);
 void fd_set_file(int fd, struct file *f);
 /* The same for a file that nobody knows yet; the caller keeps @refs references. @fd is less than FD_MAX. */
 void fd_set_new(int fd, struct file *f, uint64_t refs);
+/* The same for the word of a brief connection. */
+void fd_set_brief(int fd, uint64_t word);
 /* Take @fd out of the table. */
 void fd_forget(int fd);
 /* The same; what the entry held is the caller's: file_lose(), then file_put(). NULL: it is none of ours. */

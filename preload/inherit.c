@@ -84,6 +84,7 @@ void inherit_child(struct sock *s)
 	s->core = NULL;
 	s->marked = false; /* the parent's */
 	s->outside = 0;
+	s->brief_calls = 0;
 	s->need = 0;
 	s->asked = false;
 	s->listener_asked = s->listener_asking = false;

@@ -18,6 +18,7 @@ static struct pool ep_pool = {.size = sizeof(struct ep)};
 static void ep_track(int epfd)
 {
 	struct ep *ep;
+	uint32_t life;
 
 	if ((unsigned)epfd >= FD_MAX || user_is_confined())
 		return;
@@ -26,7 +27,9 @@ static void ep_track(int epfd)
 	ep = pool_get(&ep_pool);
 	if (!ep)
 		return;
+	life = atomic_load_explicit(&ep->life, memory_order_relaxed);
 	memset((char *)ep + sizeof(ep->file), 0, sizeof(*ep) - sizeof(ep->file));
+	atomic_store_explicit(&ep->life, life + 1, memory_order_relaxed);
 	ep->file.type = FILE_EPOLL;
 	ep->epfd = epfd;
 	ep->spare = ep->kick = -1;

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "preload/brief.h"
 #include "preload/epoll.h"
 #include "service/base/clock.h"
 #include "preload/share.h"
@@ -304,6 +305,37 @@ void ep_items_forget(struct sock *s)
 	}
 }
 
+void ep_item_note_locked(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
+{
+	struct item *it;
+
+	if (!ev) {
+		it = item_find(s, ep, fd);
+		if (it)
+			item_remove(it);
+		return;
+	}
+	it = item_add(s, ep, fd, ev);
+	if (it) {
+		it->where = ITEM_KERNEL;
+		lock_drop(&ep->lock);
+	} else { /* no memory, or a handler on top of a call on the instance: nobody may take it from the set */
+		s->keep_linux = true;
+		s->try_at = NEVER;
+	}
+}
+
+void ep_item_note(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
+{
+	if (lock_take(&s->lock)) {
+		ep_item_note_locked(s, ep, fd, ev);
+		lock_drop(&s->lock);
+	} else { /* a handler, on top of a call on it */
+		s->keep_linux = true;
+		s->try_at = NEVER;
+	}
+}
+
 void item_child(void)
 {
 	/* what is inherited is left as it is, for the tags of an instance that we share with the parent */
@@ -499,10 +531,13 @@ static bool can_be_seen(struct file *f)
 
 PUBLIC int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
-	struct sock *s = sock_get(fd);
+	struct sock *s;
 	struct file *f;
 	int ret, saved = errno;
 
+	if (brief_id(fd) && brief_ctl(epfd, op, fd, ev, &ret))
+		return ret;
+	s = sock_get(fd);
 	if (!s)
 		return ctl_other(epfd, op, fd, ev);
 	f = file_get(epfd);

@@ -3,7 +3,7 @@
 #ifndef PRELOAD_IO_H
 #define PRELOAD_IO_H
 
-#include "preload/sock.h"
+#include "preload/brief.h"
 
 #define IO_MAX 0x7ffff000u /* bytes that Linux moves in one call */
 
@@ -34,15 +34,20 @@ static inline size_t iov_total(const struct iovec *iov, int cnt)
  */
 #define IO_CALL(fd, dir, dontwait, linux_call, fast_call)        \
 	({                                                       \
-		struct sock *s;                                  \
-		enum io io_ = sock_enter(fd, dontwait, dir, &s); \
+		uint64_t brief_ = brief_enter(fd);               \
+		struct sock *s = NULL;                           \
+		enum io io_ = IO_LINUX;                          \
 		ssize_t n_ = -1;                                 \
                                                                  \
+		if (!brief_)                                     \
+			io_ = sock_enter(fd, dontwait, dir, &s); \
 		if (io_ == IO_LINUX)                             \
 			n_ = linux_call;                         \
 		else if (io_ == IO_FAST)                         \
 			n_ = fast_call;                          \
-		if (s)                                           \
+		if (brief_)                                      \
+			brief_leave(fd, brief_, dir, n_);        \
+		else if (s)                                      \
 			sock_end(s, fd, io_, dir, n_);           \
 		n_;                                              \
 	})

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/time.h>
 
+#include "preload/brief.h"
 #include "preload/handback.h"
 #include "preload/io.h"
 #include "preload/user.h"
@@ -143,22 +144,31 @@ static void note_option(struct sock *s, int level, int name, const void *value, 
 		note_number(s, &s->keep_cnt, v);
 }
 
+/* What an adoption reads from the kernel's socket, however it came to be set. */
+static const struct {
+	int level, name;
+} loaded[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_INQ},
+	      {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO},       {SOL_SOCKET, SO_SNDTIMEO},
+	      {SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_KEEPIDLE},     {IPPROTO_TCP, TCP_KEEPINTVL},
+	      {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_TCP, TCP_NOTSENT_LOWAT}};
+
+static bool is_loaded(int level, int name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(loaded); i++)
+		if (loaded[i].level == level && loaded[i].name == name)
+			return true;
+	return false;
+}
+
 void option_load(struct sock *s, int fd)
 {
-	static const struct {
-		int level, name;
-	} options[] = {{IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_INQ},
-		       {SOL_SOCKET, SO_RCVLOWAT},  {SOL_SOCKET, SO_RCVTIMEO},       {SOL_SOCKET, SO_SNDTIMEO},
-		       {SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_KEEPIDLE},     {IPPROTO_TCP, TCP_KEEPINTVL},
-		       {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_TCP, TCP_NOTSENT_LOWAT}};
-
 	s->nonblock = (libc()->fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(loaded); i++) {
 		struct timeval value = {0};
 		socklen_t len = sizeof(value);
 
-		if (!libc()->getsockopt(fd, options[i].level, options[i].name, &value, &len))
-			note_option(s, options[i].level, options[i].name, &value, len);
+		if (!libc()->getsockopt(fd, loaded[i].level, loaded[i].name, &value, &len))
+			note_option(s, loaded[i].level, loaded[i].name, &value, len);
 	}
 	if (s->slot != SLOT_NONE)
 		numbers_publish(s);
@@ -389,10 +399,28 @@ static int asked_by(int level, int name)
 	return name == SO_RCVBUF || name == SO_RCVBUFFORCE ? SO_RCVBUF : -1;
 }
 
+/* Of brief connection @id nothing is noted, unless it has been tracked meanwhile. */
+static int set_brief(int fd, uint64_t id, int level, int name, const void *value, socklen_t len)
+{
+	int ret = libc()->setsockopt(fd, level, name, value, len);
+	struct sock *s = ret || brief_id(fd) == id ? NULL : sock_get(fd);
+
+	if (s) {
+		note_option(s, level, name, value, len);
+		sock_put(s);
+	}
+	return ret;
+}
+
 PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
-	struct sock *s = sock_get(fd);
+	uint64_t id = brief_id(fd);
 	int ret, saved, asked, v = 0;
+	struct sock *s;
+
+	if (id && is_loaded(level, name))
+		return set_brief(fd, id, level, name, value, len);
+	s = sock_get(fd);
 
 	if (!s)
 		return libc()->setsockopt(fd, level, name, value, len);

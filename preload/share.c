@@ -104,8 +104,7 @@ bool share_enter_slow(struct sock *s)
 /* Is a thread of ours in the kernel on it, or waits there? Then it could not say so later. */
 static bool is_inside(const struct sock *s)
 {
-	return sock_state(s) == SOCK_LINUX &&
-	       (s->items || atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL);
+	return sock_state(s) == SOCK_LINUX && (s->items || sock_is_inside(s));
 }
 
 /*

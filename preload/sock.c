@@ -23,8 +23,7 @@
 #define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512 /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (5 * NS_PER_S)
-#define BULK_BYTES 32768      /* so much at once is a one-way transfer */
-#define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
+#define BULK_BYTES 32768 /* so much at once is a one-way transfer */
 
 /* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
 static bool is_still_ours(struct sock *s, int fd, uint64_t word)
@@ -275,6 +274,14 @@ static bool is_moment(const struct sock *s, int dir, ssize_t n)
 	if (n < 0)
 		return errno == EAGAIN;
 	return n > 0 && (!s->nonblock || !s->exchanges || n >= BULK_BYTES);
+}
+
+void sock_moment(struct sock *s, int fd, int dir, ssize_t n)
+{
+	if (n > 0)
+		count(s, dir, n);
+	if (sock_state(s) == SOCK_LINUX && is_moment(s, dir, n))
+		sock_adopt_try(s, fd);
 }
 
 void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n)

@@ -25,6 +25,7 @@ enum sock_state {
 	SOCK_AWAY,     /* FAST in another process (inherit.c): found out, and waited for, at the first use */
 };
 
+#define FIRST_LOOK_BYTES 4096 /* connect to the service not before a connection has moved this */
 #define SLOT_NONE UINT32_MAX
 #define NEVER UINT32_MAX
 #define WAIT_FOREVER UINT64_MAX
@@ -81,6 +82,7 @@ struct sock {
 	_Atomic uint32_t state; /* enum sock_state */
 	_Atomic bool tagged;    /* some item of it was registered with a tag */
 	_Atomic bool listener_asked;
+	_Atomic uint8_t brief;            /* a listener's: brief_policy() for its connections, or 0 */
 	struct core *_Atomic listen_core; /* which service gave the policy */
 	struct sock_policy policy;
 	struct lock lock;   /* items, state */
@@ -108,14 +110,18 @@ struct sock {
 	_Atomic uint32_t tries;
 	uint8_t strays; /* returns because of what was written past the library */
 
-	uint8_t claim;           /* enum claim, valid in AWAY */
-	uint64_t claim_ns;       /* AWAY: not claimed before this; 0: at once */
-	struct core *heir_of;    /* AWAY since a fork: the parent's, as it was then; or NULL */
-	uint64_t heir_asked_ns;  /* when it was last asked for by the parent's control socket */
-	_Atomic uint8_t need;    /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
-	_Atomic bool asked;      /* FAST: a half that is elsewhere is wanted here, the service has been told */
-	_Atomic bool claiming;   /* ADOPTING, on its way from AWAY */
-	uint32_t generation;     /* inherit_generation when it was made */
+	uint8_t claim;          /* enum claim, valid in AWAY */
+	uint64_t claim_ns;      /* AWAY: not claimed before this; 0: at once */
+	struct core *heir_of;   /* AWAY since a fork: the parent's, as it was then; or NULL */
+	uint64_t heir_asked_ns; /* when it was last asked for by the parent's control socket */
+	_Atomic uint8_t need;   /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
+	_Atomic bool asked;     /* FAST: a half that is elsewhere is wanted here, the service has been told */
+	_Atomic bool claiming;  /* ADOPTING, on its way from AWAY */
+	uint32_t generation;    /* inherit_generation when it was made */
+	/* it was a brief connection (brief.h): which, under which descriptor, and calls that began then and are inside */
+	uint64_t brief_serial;
+	int brief_fd;
+	_Atomic uint32_t brief_calls;
 	bool passed;             /* sent in a message, who knows to whom */
 	struct sock *index_next; /* share.c's */
 	uint64_t index_cookie;   /* 0: not in the index */
@@ -188,7 +194,7 @@ static inline bool sock_is_asked(const struct sock *s)
 static inline const struct sock *sock_peek_linux(int fd)
 {
 	const struct file *f = atomic_load_explicit(&fd_table[fd], memory_order_acquire);
-	const struct sock *s = f && f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+	const struct sock *s = f && !fd_is_brief(f) && f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
 
 	return s && atomic_load_explicit(&s->state, memory_order_relaxed) == SOCK_LINUX ? s : NULL;
 }
@@ -219,6 +225,14 @@ static inline enum io sock_enter(int fd, bool dontwait, int dir, struct sock **o
 }
 /* Leave it. @n: its result. Counts exchanges, and may start the adoption. Keeps errno. */
 void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n);
+/* The same for a call that was not counted in FILE_CALL. */
+void sock_moment(struct sock *s, int fd, int dir, ssize_t n);
+/* Threads that may be in the kernel on it; a full fence between this and a change of state decides who sees whom. */
+static inline bool sock_is_inside(const struct sock *s)
+{
+	return atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL ||
+	       atomic_load_explicit(&s->brief_calls, memory_order_seq_cst);
+}
 
 /* A tracked socket of any state with a reference, or NULL. */
 struct sock *sock_get(int fd);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "preload/brief.h"
 #include "preload/handback.h"
 #include "preload/inherit.h"
 #include "preload/io.h"
@@ -88,17 +89,21 @@ static void accepted(int listen_fd, int fd, bool nonblock)
 	const struct sock *known = file_get_any(listen_fd) ? sock_peek_linux(listen_fd) : NULL;
 	struct core_policy policy;
 	struct sock *l;
+	bool is_known;
 	int saved;
 
 	if (likely(known && sock_is_asked(known) && sock_policy(known, &policy))) {
-		track_accepted(fd, nonblock, &policy);
+		if (!nonblock || !brief_begin(fd, known->brief))
+			track_accepted(fd, nonblock, &policy);
 		return;
 	}
 	saved = errno;
 	l = listener_get(listen_fd);
 	if (l) {
 		sock_listen(l, listen_fd);
-		track_accepted(fd, nonblock, sock_policy(l, &policy) ? &policy : NULL);
+		is_known = sock_policy(l, &policy);
+		if (!nonblock || !brief_begin(fd, is_known ? l->brief : brief_policy(NULL)))
+			track_accepted(fd, nonblock, is_known ? &policy : NULL);
 		sock_put(l);
 	}
 	errno = saved;

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#include "preload/brief.h"
 #include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"
@@ -92,10 +93,10 @@ void sock_child(bool at_fork)
 	inherit_forked();
 	share_child();
 	shell_child();
+	sock_pool.lock.owner = 0;
 	fd_child(at_fork);
 	atomic_store(&service_next_ns, 0);
 	service_lock.owner = 0;
-	sock_pool.lock.owner = 0;
 	ep_child();
 	wait_child();
 	if (!at_fork)
@@ -170,6 +171,7 @@ struct sock *sock_new(int fd, bool nonblock)
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_relaxed);
 	atomic_store_explicit(&s->tagged, false, memory_order_relaxed);
 	atomic_store_explicit(&s->listener_asked, false, memory_order_relaxed);
+	atomic_store_explicit(&s->brief, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->listen_core, NULL, memory_order_relaxed);
 	atomic_store_explicit(&s->policy.is_known, false, memory_order_relaxed);
 	if (s->file.type != FILE_SOCK) /* its memory is new */
@@ -303,8 +305,10 @@ void sock_listen(struct sock *s, int fd)
 	if (!c || (s->listener_asked && s->listen_core == c) || atomic_exchange(&s->listener_asking, true))
 		return;
 	saved = errno;
-	if (!core_listen(c, fd, &policy))
+	if (!core_listen(c, fd, &policy)) {
 		sock_set_policy(s, &policy);
+		s->brief = brief_policy(&policy);
+	}
 	s->listen_core = c;
 	s->listener_asked = true;
 	s->listener_asking = false;

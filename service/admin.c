@@ -23,14 +23,14 @@ static json_t *admin_status(const struct admin *a)
 		json_array_append_new(threads,
 				      json_pack("{s:i, s:b}", "queue", (int)i, "asleep", fast_is_asleep(a->fast, i)));
 	return json_pack(
-		"{s:s, s:i, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
+		"{s:s, s:i, s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
 		"version", TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
 		a->config->exclusive ? "exclusive" : "shared", "xdp", nic->native ? "native" : "generic", "attach",
-		nic->on_demand ? "demand" : "always", "attached", nic_attachment(a->nic) == NIC_ATTACHED, "zerocopy",
-		nic->zerocopy, "uptime_s", (json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S), "flows", "fast",
-		(int)t.fast, "adopting", (int)t.adopting, "closing", (int)t.closing, "time_wait", (int)t.time_wait,
-		"muted", (int)t.muted, "max", (int)a->config->max_flows, "apps", (int)t.apps, "listeners",
-		(int)t.listeners, "threads", threads);
+		nic->on_demand ? "demand" : "always", "attached", nic_attachment(a->nic) == NIC_ATTACHED, "egress",
+		nic_attachment(a->nic) != NIC_BARE, "zerocopy", nic->zerocopy, "uptime_s",
+		(json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S), "flows", "fast", (int)t.fast, "adopting",
+		(int)t.adopting, "closing", (int)t.closing, "time_wait", (int)t.time_wait, "muted", (int)t.muted, "max",
+		(int)a->config->max_flows, "apps", (int)t.apps, "listeners", (int)t.listeners, "threads", threads);
 }
 
 static const char *admin_state(const struct slow_flow_info *f)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The NIC's XDP program, attached only while there are flows. Off a packet's way.
+ * The NIC's XDP program, attached only while there are flows, and what looks at Linux's segments at its egress, which
+ * costs less and stays for longer. Off a packet's way.
  *
  * While it is attached every frame pays for it, Linux's own too: a veth copies each packet
  * into a buffer that XDP may write to. Attaching and detaching wait for a grace period of the
@@ -31,10 +32,12 @@ bool attach_is_cheap(const char *driver)
 	return false;
 }
 
-int attach_open(struct attach *a, int ifindex, int prog_fd)
+int attach_open(struct attach *a, int ifindex, int prog_fd, struct tc_attachment *egress, int egress_fd)
 {
 	a->ifindex = ifindex;
 	a->prog_fd = prog_fd;
+	a->egress = egress;
+	a->egress_fd = egress_fd;
 	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return a->event_fd < 0 ? -errno : 0;
 }
@@ -51,30 +54,48 @@ void attach_close(struct attach *a)
 	a->link_fd = a->event_fd = -1;
 }
 
+/* First the egress: no flow may be while something of it leaks past. */
+static int change_on(struct attach *a)
+{
+	char text[200];
+	struct why why = {.buf = text, .size = sizeof text};
+	bool native, tcx;
+	int rc = 0;
+
+	if (a->egress_fd >= 0 && a->egress->link_fd < 0)
+		rc = link_tc(a->ifindex, "", a->egress_fd, true, false, a->egress, &tcx, &why);
+	return rc ? rc : link_xdp_create(a->ifindex, a->prog_fd, false, &native, &a->link_fd);
+}
+
 static void *change(void *arg)
 {
 	struct attach *a = arg;
 	uint64_t one = 1;
-	bool native;
 
-	if (a->wanted) {
-		a->rc = link_xdp_create(a->ifindex, a->prog_fd, false, &native, &a->link_fd);
-	} else {
+	a->rc = 0;
+	if (a->goal == NIC_ATTACHED) {
+		a->rc = change_on(a);
+	} else if (a->goal == NIC_DETACHED) {
 		close(a->link_fd);
 		a->link_fd = -1;
-		a->rc = 0;
+	} else {
+		link_tc_remove(a->egress);
 	}
 	/* the counter cannot be full: it is read after each change */
 	return write(a->event_fd, &one, sizeof one) < 0 ? NULL : a;
 }
 
-int attach_start(struct attach *a, bool wanted)
+int attach_start(struct attach *a, enum nic_attachment goal)
 {
+	enum nic_attachment state = attach_state(a);
 	int rc;
 
-	if (a->running || wanted == (a->link_fd >= 0))
+	if (goal == NIC_BARE && a->egress_fd < 0)
+		return -EOPNOTSUPP;
+	/* one step at a time down */
+	if (a->running || state == goal || (goal != NIC_ATTACHED && state + 1 != goal))
 		return -EALREADY;
-	a->wanted = wanted;
+	a->goal = goal;
 	rc = pthread_create(&a->thread, NULL, change, a);
 	a->running = !rc;
 	return -rc;
@@ -94,6 +115,8 @@ int attach_finish(struct attach *a)
 enum nic_attachment attach_state(const struct attach *a)
 {
 	if (a->running)
-		return a->wanted ? NIC_ATTACHING : NIC_DETACHING;
-	return a->link_fd >= 0 ? NIC_ATTACHED : NIC_DETACHED;
+		return a->goal == NIC_ATTACHED ? NIC_ATTACHING : NIC_DETACHING;
+	if (a->link_fd >= 0)
+		return NIC_ATTACHED;
+	return a->egress_fd >= 0 && a->egress->link_fd < 0 ? NIC_BARE : NIC_DETACHED;
 }

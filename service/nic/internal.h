@@ -35,22 +35,25 @@ int link_tc(int ifindex, const char *ifname, int prog_fd, bool egress, bool forc
 	    bool *tcx, struct why *why);
 void link_tc_remove(struct tc_attachment *a);
 
-/* ---- attach.c: the XDP link, and changing it at run time. Main thread. ---- */
+/* ---- attach.c: the links of XDP and tc egress, and changing them at run time. Main thread. ---- */
 struct attach {
-	int link_fd; /* -1: not attached */
+	int link_fd; /* of XDP; -1: not attached */
 	int event_fd;
 	int ifindex, prog_fd;
-	bool running, wanted;
+	struct tc_attachment *egress;
+	int egress_fd; /* its program; -1: it stays as it is */
+	bool running;
+	enum nic_attachment goal;
 	int rc;
 	pthread_t thread;
 };
 /* May XDP come and go on a NIC of this driver? */
 bool attach_is_cheap(const char *driver);
-int attach_open(struct attach *a, int ifindex, int prog_fd);
+int attach_open(struct attach *a, int ifindex, int prog_fd, struct tc_attachment *egress, int egress_fd);
 /* Waits for a change that runs, and detaches. */
 void attach_close(struct attach *a);
-/* See nic_attach(), nic_detach(), nic_attach_finish(). */
-int attach_start(struct attach *a, bool wanted);
+/* See nic_attach(), nic_detach(), nic_strip(), nic_attach_finish(). */
+int attach_start(struct attach *a, enum nic_attachment goal);
 int attach_finish(struct attach *a);
 enum nic_attachment attach_state(const struct attach *a);
 

@@ -209,7 +209,8 @@ static int nic_attach_all(struct nic *n, const struct nic_config *cfg, struct wh
 	n->bpf->bss->xdp_attached = 1;
 	n->info.on_demand = shared && (cfg->attach == NIC_ATTACH_DEMAND ||
 				       (cfg->attach == NIC_ATTACH_AUTO && attach_is_cheap(n->info.driver)));
-	rc = attach_open(&n->xdp, n->info.ifindex, xdp);
+	rc = attach_open(&n->xdp, n->info.ifindex, xdp, &n->tc[TC_EGRESS],
+			 shared && n->info.tcx ? bpf_program__fd(n->bpf->progs.tc_egress_nic) : -1);
 	if (rc)
 		why_set(why, "no descriptor left: %s", strerror(-rc));
 	return rc;
@@ -319,12 +320,17 @@ enum nic_attachment nic_attachment(const struct nic *n)
 
 int nic_attach(struct nic *n)
 {
-	return n->info.on_demand ? attach_start(&n->xdp, true) : -EOPNOTSUPP;
+	return n->info.on_demand ? attach_start(&n->xdp, NIC_ATTACHED) : -EOPNOTSUPP;
 }
 
 int nic_detach(struct nic *n)
 {
-	return n->info.on_demand ? attach_start(&n->xdp, false) : -EOPNOTSUPP;
+	return n->info.on_demand ? attach_start(&n->xdp, NIC_DETACHED) : -EOPNOTSUPP;
+}
+
+int nic_strip(struct nic *n)
+{
+	return n->info.on_demand ? attach_start(&n->xdp, NIC_BARE) : -EOPNOTSUPP;
 }
 
 int nic_attach_finish(struct nic *n)

@@ -65,17 +65,25 @@ void nic_close(struct nic *n);
 const struct nic_info *nic_get_info(const struct nic *n);
 
 /*
- * Is XDP on the NIC? Attached by nic_open(). With on_demand it can be changed: a change
+ * Is XDP on the NIC? Attached by nic_open(). With on_demand it can be changed, and when it is detached the program at
+ * tc egress can go as well (nic_strip(); -EOPNOTSUPP before TCX), which nic_attach() brings back: a change
  * takes some milliseconds, in a thread of its own; then the descriptor nic_attach_fd() is
  * readable, and nic_attach_finish() ends the change and returns its result, 0 or -errno
  * (-EINPROGRESS: not yet). Before flows are added it must be attached; before it is detached
  * there must be none.
  */
-enum nic_attachment { NIC_ATTACHED, NIC_DETACHED, NIC_ATTACHING, NIC_DETACHING };
+enum nic_attachment {
+	NIC_ATTACHED,
+	NIC_DETACHED,
+	NIC_BARE, /* detached, and nothing at its egress */
+	NIC_ATTACHING,
+	NIC_DETACHING, /* or being stripped */
+};
 enum nic_attachment nic_attachment(const struct nic *n);
 /* Begin a change. Returns 0, -EALREADY, -EOPNOTSUPP (not on demand), or -errno of pthread_create(). */
 int nic_attach(struct nic *n);
 int nic_detach(struct nic *n);
+int nic_strip(struct nic *n);
 int nic_attach_finish(struct nic *n);
 int nic_attach_fd(const struct nic *n); /* owned by @n */
 

@@ -4,7 +4,7 @@
  * whose connection has become worth adopting asks for it (PREPARE) and goes on in Linux until
  * it is there, an adoption that comes earlier waits, and when the table of connections has
  * been empty for [nic] detach_ms it is taken off. Connections in TIME_WAIT are in the table,
- * so frames of theirs are still ours. Main thread.
+ * so frames of theirs are still ours. After ten times as long the program at tc egress goes, too. Main thread.
  *
  * Invariant: XDP is attached, or being attached, whenever a connection is in the table; as a
  * change cannot be stopped, a connection may come while XDP is being detached, and it is
@@ -20,6 +20,7 @@
 
 #define DEMAND_RETRY_NS NS_PER_S         /* after a failure */
 #define DEMAND_HOLD_NS (300 * NS_PER_MS) /* who asked for it must have time to notice */
+#define DEMAND_STRIP_AFTER 10            /* times detach_ms: then the program at tc egress goes, too */
 
 /* Tell the applications. Pairs with the acquire load in core_prepare(). */
 static void demand_publish(struct slow *s, bool ready)
@@ -41,7 +42,10 @@ static bool demand_attach(struct slow *s)
 /* The table is empty; take XDP off when it has stayed so, and a connection is not expected for @hold_ns any more. */
 static void demand_expect(struct slow *s, uint64_t hold_ns)
 {
-	s->detach_due_ns = s->now_ns + MAX(s->cfg->detach_ms * NS_PER_MS, hold_ns);
+	bool attached = nic_attachment(s->env.nic) == NIC_ATTACHED;
+
+	s->detach_due_ns =
+		s->now_ns + MAX(s->cfg->detach_ms * NS_PER_MS * (attached ? 1 : DEMAND_STRIP_AFTER), hold_ns);
 	if (s->detach_timer < 0 && s->attach_watch >= 0 && !s->stopping)
 		s->detach_timer = loop_timer(s->env.loop, s->detach_due_ns - s->now_ns, 0, demand_timer, s);
 }
@@ -62,6 +66,10 @@ static void demand_note(struct slow *s, int rc, bool attached)
 		return;
 	}
 	s->attach_failed_ns = 0;
+	if (nic_attachment(s->env.nic) == NIC_BARE) {
+		log_debug("tc egress is detached");
+		return;
+	}
 	log_debug("XDP is %s", attached ? "attached" : "detached");
 	counter_add(&s->counters, attached ? CNT_XDP_ATTACH : CNT_XDP_DETACH, 1);
 }
@@ -81,7 +89,7 @@ static void demand_changed(void *ctx, int revents)
 		adopt_attached(s, rc);
 	else if (s->list_head != SLOW_NONE && !demand_attach(s))
 		adopt_attached(s, -EAGAIN);
-	if (s->list_head == SLOW_NONE)
+	if (s->list_head == SLOW_NONE && nic_attachment(s->env.nic) != NIC_BARE)
 		demand_expect(s, attached ? DEMAND_HOLD_NS : 0);
 }
 
@@ -91,6 +99,7 @@ bool demand_ready(struct slow *s)
 	case NIC_ATTACHED:
 		return true;
 	case NIC_DETACHED:
+	case NIC_BARE:
 		demand_attach(s); /* if not, the adoption times out */
 		return false;
 	case NIC_ATTACHING:
@@ -109,6 +118,10 @@ void demand_prepare(struct slow *s)
 
 static void demand_detach(struct slow *s)
 {
+	if (nic_attachment(s->env.nic) == NIC_DETACHED) {
+		nic_strip(s->env.nic); /* if not, it stays */
+		return;
+	}
 	demand_publish(s, false);
 	if (!nic_detach(s->env.nic))
 		return;
@@ -119,9 +132,10 @@ static void demand_detach(struct slow *s)
 static void demand_timer(void *ctx, uint64_t now_ns)
 {
 	struct slow *s = ctx;
+	enum nic_attachment now = nic_attachment(s->env.nic);
 
 	s->detach_timer = -1;
-	if (s->list_head != SLOW_NONE || s->stopping || nic_attachment(s->env.nic) != NIC_ATTACHED)
+	if (s->list_head != SLOW_NONE || s->stopping || (now != NIC_ATTACHED && now != NIC_DETACHED))
 		return;
 	if (now_ns < s->detach_due_ns)
 		s->detach_timer = loop_timer(s->env.loop, s->detach_due_ns - now_ns, 0, demand_timer, s);

@@ -102,8 +102,8 @@ class Bench:
                 "cpu_us": ((j["busy_s"] - j["empty_s"]) * 1e6 / max(1, j["requests"]), False)}
 
     def short(self, lab, conns):
-        if lab.mode == "shared":  # the usual state of a host with short connections: none is adopted, XDP is not attached
-            wait_for(lambda: not lab.tapas("status", "--json")["attached"], 75, "XDP detached", step=0.1)
+        if lab.mode == "shared":  # the usual state of a host with short connections: none is adopted, nothing is attached
+            wait_for(lambda: not lab.tapas("status", "--json")["egress"], 75, "detached", step=0.1)
         j = self.run_xload(lab, ECHO, "-M", "conn", "-c", conns, "-r", 64)
         count = max(1.0, j["cps"] * j["seconds"])
         return {"conn/s": (j["cps"], True), "p50 us": (j["transaction"]["p50"], False),

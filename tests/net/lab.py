@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import json
 import os
+import platform
 import re
 import select
 import shutil
@@ -535,6 +536,23 @@ class Lab:
                 print("---- tapasd's log (end) ----\n" + self.log()[-4000:])
         finally:
             self.close()
+
+
+def tcx_programs(host, interface):
+    """Number of programs attached by tcx to an interface: (ingress, egress)."""
+    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+
+    def query():
+        index, counts = socket.if_nametoindex(interface), []
+        for attach_type in (46, 47):  # BPF_TCX_INGRESS, BPF_TCX_EGRESS
+            ids = (ctypes.c_uint32 * 16)()
+            attr = bytearray(struct.pack("=IIIIQI", index, attach_type, 0, 0, ctypes.addressof(ids), 16).ljust(128, b"\0"))
+            buf = (ctypes.c_char * 128).from_buffer(attr)
+            rc = libc.syscall(number, 16, ctypes.byref(buf), 64)  # BPF_PROG_QUERY
+            counts.append(struct.unpack_from("=I", attr, 24)[0] if rc == 0 else 0)
+        return tuple(counts)
+
+    return host.call(query)
 
 
 def echo_once(sock, data=b"x" * 64):

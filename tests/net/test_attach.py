@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from lab import echo_once, scale, wait_for
+from lab import echo_once, scale, tcx_programs, wait_for
 
 PORT, PLAIN_PORT = 7, 8
 PEER = os.path.join(os.path.dirname(__file__), "peer.py")
@@ -117,6 +117,26 @@ def test_comes_with_the_first_connection_and_goes_after_the_last(make_lab):
     now = lab.counters()
     assert (now["xdp_attach"], now["xdp_detach"], now["adopted"]) == (1, 2, 3)
     assert not now["adopt_rolled_back"] and not now["adopt_refused"]
+
+
+def test_egress_follows(make_lab):
+    """What looks at Linux's segments goes after ten times as long, and is there again before a connection is FAST."""
+    lab = service(make_lab, detach_ms=100)
+    if tcx_programs(lab.server, "nic0") == (0, 0):
+        pytest.skip("a clsact filter stays")
+    for n in range(3):
+        wait_detached(lab)
+        assert lab.tapas("status", "--json")["egress"]
+        wait_for(lambda: not lab.tapas("status", "--json")["egress"], 5, "nothing at egress")
+        assert tcx_programs(lab.server, "nic0") == (0, 0)
+        one = lab.connect(PORT)
+        lab.adopt(one)
+        assert tcx_programs(lab.server, "nic0") == (0, 1) and lab.tapas("status", "--json")["egress"]
+        one.shutdown(socket.SHUT_WR)  # Linux's FIN is seen at egress
+        assert one.recv(1) == b""
+        one.close()
+        assert lab.counters()["xdp_detach"] == 1 + n
+    assert lab.counters()["adopted"] == 3
 
 
 def test_connections_that_wait_together_are_all_adopted(make_lab):

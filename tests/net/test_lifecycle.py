@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Starts, stops, crashes, and hostile or mistaken neighbours."""
-import ctypes
 import json
 import os
-import platform
 import random
 import signal
 import socket
@@ -14,7 +12,7 @@ import time
 
 import pytest
 
-from lab import BUILD, echo_once, libc, scale, stop_process, wait_for
+from lab import BUILD, echo_once, scale, stop_process, tcx_programs, wait_for
 from peer import pattern
 
 PORT = 7
@@ -26,23 +24,6 @@ pytestmark = pytest.mark.skipif(os.environ.get("TAPAS_PLAIN", "") not in ("", "0
 
 def echo_server(lab, **kw):
     return lab.run_server([PYTHON, PEER, "echo", PORT], ready="ready", **kw)
-
-
-def tcx_programs(host, interface):
-    """Number of programs attached by tcx to an interface: (ingress, egress)."""
-    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-
-    def query():
-        index, counts = socket.if_nametoindex(interface), []
-        for attach_type in (46, 47):  # BPF_TCX_INGRESS, BPF_TCX_EGRESS
-            ids = (ctypes.c_uint32 * 16)()
-            attr = bytearray(struct.pack("=IIIIQI", index, attach_type, 0, 0, ctypes.addressof(ids), 16).ljust(128, b"\0"))
-            buf = (ctypes.c_char * 128).from_buffer(attr)
-            rc = libc.syscall(number, 16, ctypes.byref(buf), 64)  # BPF_PROG_QUERY
-            counts.append(struct.unpack_from("=I", attr, 24)[0] if rc == 0 else 0)
-        return tuple(counts)
-
-    return host.call(query)
 
 
 def traces(lab):

@@ -31,6 +31,36 @@ static int wait_change(struct nic *n)
 	return nic_attach_finish(n);
 }
 
+#define TCX_EGRESS 47 /* BPF_TCX_EGRESS */
+
+/* Of a kernel with TCX: is anything looking at what leaves the NIC? */
+static bool on_egress(void)
+{
+	LIBBPF_OPTS(bpf_prog_query_opts, q);
+
+	assert_int_equal(bpf_prog_query_opts(nica_ifindex, TCX_EGRESS, &q), 0);
+	return q.prog_cnt;
+}
+
+/* The step below: in half of the cases. */
+static void strip(struct nic *n, bool wanted)
+{
+	if (!nic_get_info(n)->tcx) {
+		assert_int_equal(nic_strip(n), -EOPNOTSUPP);
+		return;
+	}
+	assert_true(on_egress());
+	if (!wanted)
+		return;
+	assert_int_equal(nic_strip(n), 0);
+	assert_int_equal(nic_attachment(n), NIC_DETACHING);
+	assert_int_equal(wait_change(n), 0);
+	assert_int_equal(nic_attachment(n), NIC_BARE);
+	assert_int_equal(nic_strip(n), -EALREADY);
+	assert_int_equal(nic_detach(n), -EALREADY);
+	assert_false(on_egress());
+}
+
 /* Detached, every frame is Linux's, both ways; attached again, the flow's come to the same port. */
 static void test_on_demand(void **state)
 {
@@ -45,12 +75,14 @@ static void test_on_demand(void **state)
 	assert_int_equal(nic_attach(n), -EALREADY);
 	assert_int_equal(nic_attach_finish(n), -EINPROGRESS);
 	for (uint8_t i = 0; i < 10; i++) {
+		assert_int_equal(nic_strip(n), nic_get_info(n)->tcx ? -EALREADY : -EOPNOTSUPP);
 		assert_int_equal(nic_detach(n), 0);
 		assert_int_equal(nic_attachment(n), NIC_DETACHING);
 		assert_int_equal(nic_attach(n), -EALREADY);
 		assert_int_equal(wait_change(n), 0);
 		assert_int_equal(nic_attachment(n), NIC_DETACHED);
 		assert_false(on_nica());
+		strip(n, i % 2);
 		in.tag = out.tag = (uint8_t)(100 + 2 * i);
 		send_on(sock_b, &in);
 		assert_true(arrived(sock_a, in.tag));
@@ -60,6 +92,7 @@ static void test_on_demand(void **state)
 		assert_int_equal(nic_attachment(n), NIC_ATTACHING);
 		assert_int_equal(wait_change(n), 0);
 		assert_true(on_nica());
+		assert_true(!nic_get_info(n)->tcx || on_egress());
 		assert_int_equal(nic_flow_add(n, &k, 3), 0);
 		in.tag = out.tag = (uint8_t)(101 + 2 * i);
 		send_on(sock_b, &in);
