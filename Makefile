@@ -116,7 +116,7 @@ HAMMER_SECONDS ?= 6
 $(HAMMER): $(call objs,tests/unit/hammer.c $(filter-out preload/libc.c,$(PRELOAD_SRC)))
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -ldl
+	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=syscall -o $@ $^ -ldl
 hammer: $(HAMMER) build/tests/unit/fake_service
 	@timeout 240 $(HAMMER) build/tests/unit/fake_service $(HAMMER_SECONDS)
 tsan: build/tests/unit/fake_service

@@ -93,10 +93,12 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
 	atomic_store_explicit(&s->state, SOCK_ADOPTING, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
-	busy = sock_is_inside(s) || !ep_items_to_user(s);
+	/* that it is still this socket's number says that the cookie is this socket's */
+	busy = sock_is_inside(s) || atomic_load_explicit(&fd_table[fd], memory_order_seq_cst) != &s->file ||
+	       !ep_items_to_user(s);
 	if (!busy)
 		share_unmark(s);
-	if (busy || core_adopt(c, s->slot, fd, fd, s->opts, s->context, 0) < 0) {
+	if (busy || core_adopt(c, s->slot, fd, s->cookie, s->opts, s->context, 0) < 0) {
 		adopt_undo(s);
 		return;
 	}
@@ -132,8 +134,7 @@ void sock_claim_start(struct sock *s)
 		err = -EAGAIN;
 	} else if (s->claim == CLAIM_TAKE || back) {
 		share_unmark(s);
-		err = core_adopt(s->core, s->slot, s->fd, s->fd, s->opts, s->context,
-				 need | (back ? IPC_HALF_BACK : 0));
+		err = core_adopt(s->core, s->slot, s->fd, 0, s->opts, s->context, need | (back ? IPC_HALF_BACK : 0));
 	} else {
 		if (s->items) /* watched from then on; who calls says so when it is Linux's */
 			share_mark(s);

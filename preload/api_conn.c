@@ -120,7 +120,7 @@ void api_conn_established(struct tapas_connection *c)
 	api_conn_interest(c);
 	c->slot = ctx->core ? core_slot_take(ctx->core, c) : -1;
 	if (c->slot >= 0 &&
-	    core_adopt(ctx->core, (uint32_t)c->slot, c->fd, c->fd, IPC_OPT_NODELAY, (uint32_t)ctx->ipc, 0) == 0)
+	    core_adopt(ctx->core, (uint32_t)c->slot, c->fd, 0, IPC_OPT_NODELAY, (uint32_t)ctx->ipc, 0) == 0)
 		return;
 	if (c->slot >= 0)
 		core_slot_put(ctx->core, (uint32_t)c->slot);

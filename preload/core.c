@@ -399,11 +399,11 @@ void core_slot_put(struct core *c, uint32_t slot)
 		core_release(c);
 }
 
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves)
+int core_adopt(struct core *c, uint32_t slot, int fd, uint64_t cookie, uint32_t opts, uint32_t context, uint32_t halves)
 {
 	struct ipc_msg m = {.magic = IPC_MAGIC,
 			    .type = IPC_MSG_ADOPT,
-			    .arg = {slot, opts, context, (uint64_t)number, halves}};
+			    .arg = {slot, opts, context, (uint64_t)fd, halves, cookie}};
 	struct ipc_slot *s = core_slot(c, slot);
 	uint32_t before = atomic_load_explicit(&s->status, memory_order_relaxed);
 	int cancel, err;
@@ -418,7 +418,7 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 	atomic_store_explicit(&s->mark_read, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->opts, opts, memory_order_relaxed);
 	atomic_store_explicit(&s->context, context, memory_order_relaxed);
-	atomic_store_explicit(&s->fd_plus1, (uint32_t)number + 1, memory_order_relaxed);
+	atomic_store_explicit(&s->fd_plus1, (uint32_t)fd + 1, memory_order_relaxed);
 	/* the message that follows orders it before the service's answer */
 	atomic_store_explicit(&s->status, IPC_ADOPTING, memory_order_release);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
@@ -428,8 +428,10 @@ int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts,
 		return 0;
 	atomic_store_explicit(&s->status, before, memory_order_relaxed);
 	atomic_store_explicit(&s->fd_plus1, 0, memory_order_relaxed);
-	if (err == -EPIPE || err == -ECONNRESET || err == -ENOTCONN || err == -EBADF || err == -ENOTSOCK)
+	if (err == -EPIPE || err == -ECONNRESET || err == -ENOTCONN || err == -ENOTSOCK)
 		core_kill(c);
+	else if (err == -EBADF) /* @fd was closed meanwhile; or the control socket */
+		core_check(c);
 	return err;
 }
 

@@ -34,7 +34,7 @@ struct core {
 	uint32_t words_count, threads;
 	uint64_t app_id, sock_cookie; /* of the control socket */
 	struct core_policy policy;    /* for outgoing connections */
-	int sock, doorbell;
+	_Atomic int sock, doorbell;
 	_Atomic uint32_t dead;        /* the service has gone, or this process has forked */
 	_Atomic uint32_t slots_used;  /* live slots */
 	_Atomic uint64_t prepared_ns; /* when the service was last asked to prepare */
@@ -99,11 +99,12 @@ void core_slot_put(struct core *c, uint32_t slot);
 uint64_t core_cookie(int fd);
 
 /*
- * Ask the service to adopt socket @fd, number @number in the application. Sets the slot's
+ * Ask the service to adopt socket @fd, of @cookie. Sets the slot's
  * status to IPC_ADOPTING; the answer comes in the slot, through the bell of @context. Does not
  * block. Returns 0, or -errno with the slot as it was. @halves: IPC_HALF_*, for one that is FAST elsewhere; 0: both.
  */
-int core_adopt(struct core *c, uint32_t slot, int fd, int number, uint32_t opts, uint32_t context, uint32_t halves);
+int core_adopt(struct core *c, uint32_t slot, int fd, uint64_t cookie, uint32_t opts, uint32_t context,
+	       uint32_t halves);
 
 /*
  * Would an adoption begin at once? If not the service is asked to make that so; the connection

@@ -16,28 +16,29 @@ struct item_list {
 
 struct ep {
 	struct file file;
-	_Atomic int epfd; /* one of its descriptors; use ep_fd() */
-	struct lock lock; /* the lists below */
+	/* what may be seen without a reference (brief.c) */
+	_Atomic uint32_t briefs; /* brief connections in the kernel's set, or more */
+	_Atomic uint32_t life;   /* which instance this memory is */
+	_Atomic uint32_t share;  /* its place in the memory shared with children + 1, or 0 */
+	_Atomic bool alone;      /* could not be mixed: its sockets stay with Linux */
+	_Atomic bool lent;       /* another process uses it: its sockets stay with Linux */
+	_Atomic int epfd;        /* one of its descriptors; use ep_fd() */
+	struct lock lock;        /* the lists below */
 	struct item_list ready;
 	struct item *all;
 	_Atomic uint32_t nready, users; /* users: items in USER */
 	_Atomic uint32_t items, others; /* all items; the kernel's other members, or more: a close is not seen */
 	_Atomic uint32_t plain, apart;  /* threads that sleep: in its kernel set; beside it (mixed) */
-	_Atomic uint32_t briefs;        /* brief connections in the kernel's set, or more */
-	_Atomic uint32_t life;          /* which instance this memory is */
 	_Atomic uint32_t inside;        /* threads that may have events of the kernel's set which nobody has seen yet */
 	_Atomic uint32_t turns;
 	_Atomic(struct core *) core; /* whose contexts it listens to */
 	_Atomic uint64_t contexts;   /* bits */
 	_Atomic int spare;           /* a duplicate of our own, made when its last descriptor was closed; or -1 */
 	/* nest.c */
-	_Atomic bool watched;   /* somebody looks at the instance itself: another epoll, poll() */
-	_Atomic bool mixed;     /* see nest.c */
-	_Atomic bool alone;     /* could not be mixed: its sockets stay with Linux */
-	_Atomic bool lent;      /* another process uses it: its sockets stay with Linux */
-	int kick;               /* eventfd; ep->lock */
-	bool kicked;            /* ep->lock */
-	_Atomic uint32_t share; /* its place in the memory shared with children + 1, or 0 */
+	_Atomic bool watched; /* somebody looks at the instance itself: another epoll, poll() */
+	_Atomic bool mixed;   /* see nest.c */
+	int kick;             /* eventfd; ep->lock */
+	bool kicked;          /* ep->lock */
 	void *pool_link;
 };
 

@@ -18,7 +18,6 @@ static struct pool ep_pool = {.size = sizeof(struct ep)};
 static void ep_track(int epfd)
 {
 	struct ep *ep;
-	uint32_t life;
 
 	if ((unsigned)epfd >= FD_MAX || user_is_confined())
 		return;
@@ -27,10 +26,15 @@ static void ep_track(int epfd)
 	ep = pool_get(&ep_pool);
 	if (!ep)
 		return;
-	life = atomic_load_explicit(&ep->life, memory_order_relaxed);
-	memset((char *)ep + sizeof(ep->file), 0, sizeof(*ep) - sizeof(ep->file));
-	atomic_store_explicit(&ep->life, life + 1, memory_order_relaxed);
-	ep->file.type = FILE_EPOLL;
+	memset((char *)ep + offsetof(struct ep, epfd), 0, sizeof(*ep) - offsetof(struct ep, epfd));
+	/* what a look without a reference may see */
+	atomic_fetch_add_explicit(&ep->life, 1, memory_order_relaxed);
+	atomic_store_explicit(&ep->briefs, 0, memory_order_relaxed);
+	atomic_store_explicit(&ep->share, 0, memory_order_relaxed);
+	atomic_store_explicit(&ep->alone, false, memory_order_relaxed);
+	atomic_store_explicit(&ep->lent, false, memory_order_relaxed);
+	if (ep->file.type != FILE_EPOLL) /* its memory is new */
+		ep->file.type = FILE_EPOLL;
 	ep->epfd = epfd;
 	ep->spare = ep->kick = -1;
 	atomic_store_explicit(&ep->file.fds, 0, memory_order_relaxed);

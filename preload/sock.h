@@ -106,7 +106,7 @@ struct sock {
 	struct lock tx_lock; /* stream_write() */
 	_Atomic uint64_t word;
 	uint64_t cookie;
-	int late_fd; /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
+	_Atomic int late_fd; /* our own, of a connection that was closed while threads were inside calls on it; or 0 */
 	_Atomic uint32_t tries;
 	uint8_t strays; /* returns because of what was written past the library */
 

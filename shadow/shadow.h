@@ -88,6 +88,8 @@ struct sock_state {
 };
 
 #define SOCK_BUF_LOCK 72 /* SO_BUF_LOCK: newer than some headers */
+/* What tells sockets apart for as long as the host runs; 0: @fd is none. */
+uint64_t sock_cookie(int fd);
 /*
  * Is @fd an established TCP connection that may be adopted at all? Fills key, cookie, v6.
  * Returns 0, or an enum ipc_reason > 0 (service/ipc/abi.h) that says why not. Touches nothing.

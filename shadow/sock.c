@@ -142,6 +142,14 @@ static int sock_examine_diag(int fd, const struct sock_state *st)
 	return d.md5 ? IPC_REASON_OPTIONS : 0;
 }
 
+uint64_t sock_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof cookie;
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
+}
+
 int sock_examine(int fd, struct sock_state *st)
 {
 	struct tcp_info info = {0};
@@ -158,8 +166,8 @@ int sock_examine(int fd, struct sock_state *st)
 		rc = sock_examine_options(fd);
 	if (rc)
 		return rc;
-	len = sizeof st->cookie;
-	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &st->cookie, &len) || fstat(fd, &sb))
+	st->cookie = sock_cookie(fd);
+	if (!st->cookie || fstat(fd, &sb))
 		return IPC_REASON_ERROR;
 	st->uid = sb.st_uid;
 	return sock_examine_diag(fd, st);
@@ -249,8 +257,6 @@ void sock_restored_lock(int fd, bool on)
 
 int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 {
-	uint64_t found = 0;
-	socklen_t len = sizeof found;
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), got, rc;
 
 	if (pidfd < 0)
@@ -260,9 +266,7 @@ int sock_fetch(pid_t pid, int fd, uint64_t cookie)
 	close(pidfd);
 	if (rc)
 		return rc;
-	if (getsockopt(got, SOL_SOCKET, SO_COOKIE, &found, &len))
-		rc = -errno;
-	else if (found != cookie)
+	if (sock_cookie(got) != cookie)
 		rc = -ESTALE; /* the number was closed and used again */
 	if (rc) {
 		closer_close(got);

@@ -27,7 +27,8 @@ enum ipc_msg_type {
 	IPC_MSG_REFUSED,   /* svc: arg[0] = errno, text = one line for people */
 	IPC_MSG_CONTEXT,   /* app: arg[0] = context index; answer: CONTEXT with an eventfd the ringers write */
 	IPC_MSG_ADOPT,     /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number,
-			       [4] = IPC_HALF_*, 0: both; fd: the socket. Answered in the slot */
+			       [4] = IPC_HALF_*, 0: both, [5] = the socket's cookie, as its number may be another's by
+			       now; 0: not known; fd: the socket. Answered in the slot */
 	IPC_MSG_LISTEN,    /* app: arg[0] = descriptor number; fd: the listening socket. Answer: LISTEN with
 			       arg[0] = 1 if its connections may be adopted, [1] = exchanges, [2] = bytes before adoption */
 	IPC_MSG_RETURN, /* app: arg[0] = slot that gets the answer, or IPC_SLOT_NONE, [1] = descriptor number, [2] = 1: the

@@ -224,12 +224,12 @@ static struct conn *adopt_conn(struct slow *s, const struct flow_key *key)
 static struct conn *adopt_taken(struct slow *s, int fd)
 {
 	struct sockaddr_storage local, remote;
-	socklen_t len = sizeof local, rlen = sizeof remote, clen = sizeof(uint64_t);
+	socklen_t len = sizeof local, rlen = sizeof remote;
 	struct flow_key key = {0};
-	uint64_t cookie = 0;
+	uint64_t cookie = sock_cookie(fd);
 	struct conn *c;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &clen) || getsockname(fd, (struct sockaddr *)&local, &len))
+	if (!cookie || getsockname(fd, (struct sockaddr *)&local, &len))
 		return NULL;
 	if (getpeername(fd, (struct sockaddr *)&remote, &rlen)) /* both FINs are done: it has forgotten its peer */
 		return conn_find_cookie(s, cookie);
@@ -250,6 +250,13 @@ static void adopt_go(struct slow *s, struct conn *c)
 	reason = nic_flow_add(s->env.nic, &c->key, c->id) ? IPC_REASON_FULL : adopt_read(s, c);
 	if (reason)
 		adopt_cancel(s, c, reason);
+}
+
+void adopt_mistaken(struct slow *s, const struct leave_for *to, int fd)
+{
+	closer_close(fd);
+	counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
+	app_slot_finish(s, to->app, to->slot, IPC_REFUSED, IPC_REASON_RACE);
 }
 
 void adopt_begin(struct slow *s, const struct leave_for *to, int fd)

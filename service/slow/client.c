@@ -164,7 +164,10 @@ static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg 
 	to.halves = (uint32_t)halves;
 	own = *fd;
 	*fd = -1; /* the transaction's now */
-	adopt_begin(s, &to, own);
+	if (in->arg[5] && sock_cookie(own) != in->arg[5])
+		adopt_mistaken(s, &to, own);
+	else
+		adopt_begin(s, &to, own);
 	return 0;
 }
 

@@ -325,6 +325,8 @@ void client_capture(struct slow *s, const struct up_frame *f);
 /* adopt.c */
 /* Socket @fd, which is taken over, for a slot of an application, which is not held. */
 void adopt_begin(struct slow *s, const struct leave_for *to, int fd);
+/* @fd is not the socket that was meant. */
+void adopt_mistaken(struct slow *s, const struct leave_for *to, int fd);
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */

@@ -139,9 +139,8 @@ static void leave_on(struct slow *s, struct conn *c, int fd, bool own)
 
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 {
-	uint64_t cookie = 0;
-	socklen_t len = sizeof cookie;
-	struct conn *c = getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? NULL : conn_find_cookie(s, cookie);
+	uint64_t cookie = sock_cookie(fd);
+	struct conn *c = cookie ? conn_find_cookie(s, cookie) : NULL;
 	uint32_t held = asker ? asker->app->slot_conn[asker->slot] : SLOW_NONE;
 	bool own;
 

@@ -241,8 +241,10 @@ static inline uint32_t slot_wait(struct app *a, uint32_t slot, uint32_t want, do
 	return state;
 }
 
-static inline bool adopt_ask(struct app *a, uint32_t slot, int fd)
+/* @cookie: of the socket that is meant; 0: whatever @fd is. */
+static inline bool adopt_ask_for(struct app *a, uint32_t slot, int fd, uint64_t cookie)
 {
+	struct ipc_msg m = message(IPC_MSG_ADOPT, slot, 0, 0, (uint64_t)fd);
 	struct ipc_slot *s = &a->shm->slot[slot];
 
 	atomic_store(&s->snd_end, 0);
@@ -252,7 +254,13 @@ static inline bool adopt_ask(struct app *a, uint32_t slot, int fd)
 	atomic_store(&s->context, 0);
 	atomic_store(&s->fd_plus1, (uint32_t)fd + 1);
 	atomic_store(&s->status, IPC_ADOPTING);
-	return request(a->ctl, IPC_MSG_ADOPT, slot, 0, 0, (uint64_t)fd, fd);
+	m.arg[5] = cookie;
+	return ctl_send(a->ctl, &m, sizeof m, &fd, 1);
+}
+
+static inline bool adopt_ask(struct app *a, uint32_t slot, int fd)
+{
+	return adopt_ask_for(a, slot, fd, 0);
 }
 
 static inline void conn_open(struct app *a, struct conn *c, uint32_t slot)

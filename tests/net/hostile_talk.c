@@ -246,6 +246,8 @@ static int odd_tcp(const char *name)
 			die("peek-off");
 		return fd;
 	}
+	if (!strcmp(name, "another"))
+		return tcp_connect(0);
 	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (!strcmp(name, "listening") && listen(fd, 1))
 		die("listen");
@@ -352,7 +354,7 @@ static void mode_odd(void)
 					    "unix",           "netlink",    "packet",    "raw-tcp",  "epoll",
 					    "eventfd",        "memfd",      "ipv6",      "loopback", "own-memory",
 					    "control-socket", "listening",  "closed",    "syn-sent", "repair",
-					    "filter",         "close-wait", "peek-off"};
+					    "filter",         "close-wait", "peek-off",  "another"};
 	static const char *const races[] = {"shut-write", "shut-both", "written", "closed-at-once", "unnamed"};
 	struct app a;
 	uint32_t slot = 10;
@@ -364,7 +366,8 @@ static void mode_odd(void)
 
 		if (fd < 0)
 			die(names[i]);
-		adopt_ask(&a, slot, fd);
+		/* "another": its number was closed and given out again before the request was made */
+		adopt_ask_for(&a, slot, fd, strcmp(names[i], "another") != 0 ? 0 : 1);
 		state = slot_wait(&a, slot, ANY, 2);
 		request(a.ctl, IPC_MSG_RETURN, slot + 1000, (uint64_t)fd, 0, 0, fd);
 		back = slot_wait(&a, slot + 1000, IPC_RETURNED, 1);

@@ -232,7 +232,7 @@ def test_odd_descriptors(scene):
     results = scene.far("hostile_talk", "odd")
     assert results.pop("odd") == ["open"]
     rows = {k: list(map(int, v[0].split())) for k, v in results.items() if v[0] and v[0] != "done"}
-    assert len(rows) >= 23
+    assert len(rows) >= 24
     assert {k: (r[0], r[2]) for k, r in rows.items()} == {k: (refused, returned) for k in rows}
     scene.over()
 

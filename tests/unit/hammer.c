@@ -106,7 +106,7 @@ static void chaos_open(uint64_t *seed)
 	if (s < 0)
 		die("accept");
 	fcntl(c, F_SETFL, O_NONBLOCK);
-	for (int i = 0; i < 4; i++) {
+	for (int i = (int)roll(seed, 5); i; i--) { /* others meet it before its first exchange, or later */
 		(void)!send(c, "x", 1, MSG_NOSIGNAL);
 		(void)!recv(s, b, sizeof(b), 0);
 		(void)!send(s, "y", 1, MSG_NOSIGNAL);
@@ -440,6 +440,7 @@ int main(int argc, char **argv)
 	int seconds = argc > 2 ? atoi(argv[2]) : 5, out, status;
 	unsigned long long count = 0;
 	socklen_t len = sizeof(address);
+	struct core *first, *service;
 	pid_t pid;
 
 	if (argc < 2 || !mkdtemp(dir))
@@ -453,8 +454,14 @@ int main(int argc, char **argv)
 	if (bind(listener, (struct sockaddr *)&address, len) || listen(listener, 512) ||
 	    getsockname(listener, (struct sockaddr *)&address, &len))
 		die("listen");
+	first = sock_service();
 	chaos(seconds);
 	echo(seconds);
+	service = atomic_load(&sock_core);
+	if (service != first || core_is_dead(service)) { /* it never hangs up */
+		fprintf(stderr, "hammer: the service was given up\n");
+		failed = true;
+	}
 	kill(pid, SIGTERM);
 	(void)!libc()->read(out, line, sizeof(line) - 1);
 	waitpid(pid, &status, 0);
