@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Epoll instances: what epoll.c (waiting), ready.c (the ready list), interest.c (membership),
+ * Epoll instances: what epoll.c (waiting), ready.c (the ready list), interest.c (membership), ctl.c (epoll_ctl),
  * instance.c (their life), nest.c (instances inside others) and lend.c (others' use) share.
  *
  * Locks, in the order they may be taken: sock.lock, ep.lock; nest.c's own lock alone.
@@ -109,6 +109,11 @@ void ep_all_failed(struct ep *ep);
 
 /* ---- interest.c ---- */
 
+struct item *item_find(const struct sock *s, const struct ep *ep, int fd);
+/* A new item, with ep->lock held; or NULL, without. s->lock held. */
+struct item *item_add(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev);
+/* Register it in the kernel's set, or change that (@op). ep->lock and s->lock held. Returns 0, or -1 with errno. */
+int item_kernel(struct item *it, int op);
 /* s->lock held. Takes it out of both lists. */
 void item_remove(struct item *it);
 void item_child(void);
