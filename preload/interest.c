@@ -305,23 +305,29 @@ void ep_items_forget(struct sock *s)
 	}
 }
 
+/* What the kernel's set has of @s is not known for certain: nobody may take it from there. */
+static void item_doubt(struct sock *s)
+{
+	s->keep_linux = true;
+	s->try_at = NEVER;
+}
+
 void ep_item_note_locked(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
 {
-	struct item *it;
+	struct item *it = item_find(s, ep, fd);
 
-	if (!ev) {
-		it = item_find(s, ep, fd);
-		if (it)
+	if (it || !ev) { /* another thread has been here meanwhile, and which was the first is not known */
+		if (it && !ev)
 			item_remove(it);
+		item_doubt(s);
 		return;
 	}
 	it = item_add(s, ep, fd, ev);
 	if (it) {
 		it->where = ITEM_KERNEL;
 		lock_drop(&ep->lock);
-	} else { /* no memory, or a handler on top of a call on the instance: nobody may take it from the set */
-		s->keep_linux = true;
-		s->try_at = NEVER;
+	} else { /* no memory, or a handler on top of a call on the instance */
+		item_doubt(s);
 	}
 }
 
@@ -331,8 +337,7 @@ void ep_item_note(struct sock *s, struct ep *ep, int fd, const struct epoll_even
 		ep_item_note_locked(s, ep, fd, ev);
 		lock_drop(&s->lock);
 	} else { /* a handler, on top of a call on it */
-		s->keep_linux = true;
-		s->try_at = NEVER;
+		item_doubt(s);
 	}
 }
 
@@ -421,6 +426,22 @@ static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	return 0;
 }
 
+/*
+ * The kernel's set may have @s without an item: another thread's call on what was a brief connection then is about to
+ * return, and to note what it has done, which is not the latest.
+ */
+static int ctl_unknown(struct ep *ep, struct sock *s, int op, int fd, struct epoll_event *ev)
+{
+	int ret;
+
+	if (sock_state(s) != SOCK_LINUX)
+		return fail(ENOENT);
+	ret = libc()->epoll_ctl(ep_fd(ep), op, fd, ev);
+	if (!ret)
+		item_doubt(s);
+	return ret;
+}
+
 static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_event *ev)
 {
 	struct item *it = item_find(s, ep, fd);
@@ -428,9 +449,7 @@ static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	if (ev->events & EPOLLEXCLUSIVE)
 		return fail(EINVAL);
 	if (!it)
-		return sock_state(s) == SOCK_LINUX
-			       ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev)
-			       : fail(ENOENT);
+		return ctl_unknown(ep, s, EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev);
 	if (it->events & EPOLLEXCLUSIVE)
 		return fail(EINVAL);
 	if (it->where != ITEM_USER)
@@ -452,8 +471,7 @@ static int ctl_del(struct ep *ep, struct sock *s, int fd)
 	int ret = 0;
 
 	if (!it)
-		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none)
-						   : fail(ENOENT);
+		return ctl_unknown(ep, s, EPOLL_CTL_DEL, fd, &none);
 	if (it->where == ITEM_KERNEL)
 		ret = libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none);
 	item_remove(it);
