@@ -190,7 +190,7 @@ void sock_adopt_try(struct sock *s, int fd)
 		try_later(s); /* when this attempt comes to nothing */
 		s->tries++;
 		/* another thread may have closed it during the call, and its number be another connection's */
-		if (sock_state(s) == SOCK_LINUX &&
+		if (sock_state(s) == SOCK_LINUX && !s->keep_linux &&
 		    atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &s->file && is_established(fd) &&
 		    !share_is_read_by_stdio(s))
 			adopt_locked(s, fd, c);

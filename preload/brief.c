@@ -109,16 +109,19 @@ uint8_t brief_policy(const struct core_policy *policy)
 bool brief_begin(int fd, uint8_t policy)
 {
 	struct brief *b;
-	uint32_t serial;
+	uint32_t serial, generation;
 
 	if (!policy || (unsigned)fd >= BRIEF_FDS || user_is_confined())
 		return false;
 	b = &briefs[fd];
 	serial = atomic_load_explicit(&b->serial, memory_order_relaxed) + 1;
 	atomic_store_explicit(&b->serial, serial, memory_order_relaxed);
-	atomic_store_explicit(&b->generation, atomic_load_explicit(&inherit_generation, memory_order_relaxed),
-			      memory_order_relaxed);
+	generation = atomic_load_explicit(&inherit_generation, memory_order_relaxed);
+	atomic_store_explicit(&b->generation, generation, memory_order_relaxed);
 	fd_set_brief(fd, BRIEF_BIT | (uint64_t)(policy - 1) << W_POLICY_SHIFT | serial * W_SERIAL);
+	/* full fence before: a fork raises it and then grows what is in the table (fork_prepare()), or we see that here */
+	if (unlikely(atomic_load_explicit(&inherit_generation, memory_order_seq_cst) != generation))
+		brief_grow(fd);
 	return true;
 }
 
@@ -178,6 +181,17 @@ static struct sock *grown(int fd, uint64_t token)
 	return NULL;
 }
 
+/* A call that began on a brief connection is over. None is counted where a handler has forked on top of it. */
+static void call_over(struct sock *s)
+{
+	uint32_t n = atomic_load_explicit(&s->brief_calls, memory_order_relaxed);
+
+	/* pairs with the look at it in adopt_locked() */
+	while (n && !atomic_compare_exchange_weak_explicit(&s->brief_calls, &n, n - 1, memory_order_seq_cst,
+							   memory_order_relaxed))
+		;
+}
+
 /* A call ends on what has grown meanwhile, or grows now. */
 static void leave_grown(int fd, uint64_t token, int dir, ssize_t n)
 {
@@ -187,11 +201,10 @@ static void leave_grown(int fd, uint64_t token, int dir, ssize_t n)
 	if (!((word_load(fd) ^ token) & (W_SERIALS | BRIEF_BIT)))
 		brief_grow(fd);
 	s = grown(fd, token);
+	errno = saved;
 	if (!s)
 		return;
-	/* pairs with the look at it in adopt_locked() */
-	atomic_fetch_sub_explicit(&s->brief_calls, 1, memory_order_seq_cst);
-	errno = saved;
+	call_over(s);
 	if (dir)
 		sock_moment(s, fd, dir, n);
 	sock_put(s);
@@ -245,21 +258,30 @@ static bool is_registered(int fd, struct ep *ep)
 	       atomic_load_explicit(&briefs[fd].life, memory_order_relaxed) == life_of(ep);
 }
 
-/* Linux has done it: the word says so, or what has become of the connection meanwhile. */
-static void registered(int fd, uint64_t token, struct ep *ep, const struct epoll_event *ev)
+/* The same for what the connection has become meanwhile; @life: of the instance. */
+static void registered_grown(int fd, uint64_t token, struct ep *ep, uint32_t life, const struct epoll_event *ev)
+{
+	struct sock *s = grown(fd, token);
+
+	if (s && file_hold(&ep->file)) {
+		if (life_of(ep) == life)
+			ep_item_note(s, ep, fd, ev);
+		file_put(&ep->file);
+	}
+	if (s)
+		sock_put(s);
+	leave_grown(fd, token, 0, 0);
+}
+
+/* Linux has done it: the word says so. */
+static void registered(int fd, uint64_t token, struct ep *ep, uint32_t life, const struct epoll_event *ev)
 {
 	uint64_t word;
-	struct sock *s;
 
 	do {
 		word = word_load(fd);
 		if (unlikely((word ^ token) & (W_SERIALS | BRIEF_BIT))) {
-			s = grown(fd, token);
-			if (s)
-				ep_item_note(s, ep, fd, ev);
-			if (s)
-				sock_put(s);
-			leave_grown(fd, token, 0, 0);
+			registered_grown(fd, token, ep, life, ev);
 			return;
 		}
 	} while (unlikely(!word_swap(fd, word, (ev ? word | W_REGISTERED : word & ~W_REGISTERED) - W_CALL)));
@@ -283,6 +305,7 @@ static uint64_t enter_alone(int fd)
 static bool ctl_add(int epfd, struct ep *ep, int fd, struct epoll_event *ev, int *ret)
 {
 	struct brief *b = &briefs[fd];
+	uint32_t life = life_of(ep);
 	struct epoll_event copy;
 	uint64_t token;
 
@@ -299,19 +322,20 @@ static bool ctl_add(int epfd, struct ep *ep, int fd, struct epoll_event *ev, int
 		return false;
 	}
 	atomic_store_explicit(&b->ep, ep, memory_order_relaxed);
-	atomic_store_explicit(&b->life, life_of(ep), memory_order_relaxed);
+	atomic_store_explicit(&b->life, life, memory_order_relaxed);
 	atomic_store_explicit(&b->events, copy.events, memory_order_relaxed);
 	atomic_store_explicit(&b->data, copy.data.u64, memory_order_relaxed);
 	*ret = libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &copy);
 	if (*ret)
 		brief_leave(fd, token, 0, 0);
 	else
-		registered(fd, token, ep, &copy);
+		registered(fd, token, ep, life, &copy);
 	return true;
 }
 
 static bool ctl_del(int epfd, struct ep *ep, int fd, struct epoll_event *ev, int *ret)
 {
+	uint32_t life = life_of(ep);
 	uint64_t token = enter_alone(fd);
 
 	if (!token)
@@ -324,7 +348,7 @@ static bool ctl_del(int epfd, struct ep *ep, int fd, struct epoll_event *ev, int
 	if (*ret)
 		brief_leave(fd, token, 0, 0);
 	else
-		registered(fd, token, ep, NULL);
+		registered(fd, token, ep, life, NULL);
 	return true;
 }
 
@@ -383,11 +407,11 @@ static void hand_over(struct sock *s, int fd, uint64_t word)
 	s->generation = atomic_load_explicit(&briefs[fd].generation, memory_order_relaxed);
 	s->brief_fd = fd;
 	s->brief_serial = word & W_SERIALS;
-	s->brief_calls = (uint32_t)((word & W_CALLS) / W_CALL);
+	s->brief_calls = (uint32_t)((word & W_CALLS) / W_CALL) + 1; /* and the caller */
 }
 
-/* The word is gone; @s, whose lock is held, has its place. */
-static void hand_over_registration(struct sock *s, int fd)
+/* The word is gone; @s, whose lock is held, has its place. Returns the instance with a reference, or NULL: it has gone. */
+static struct ep *hand_over_registration(struct sock *s, int fd)
 {
 	struct brief *b = &briefs[fd];
 	struct ep *ep = atomic_load_explicit(&b->ep, memory_order_relaxed);
@@ -395,12 +419,36 @@ static void hand_over_registration(struct sock *s, int fd)
 				 .data.u64 = atomic_load_explicit(&b->data, memory_order_relaxed)};
 
 	if (!file_hold(&ep->file))
-		return;
+		return NULL;
 	if (is_registered(fd, ep)) {
 		ep_item_note_locked(s, ep, fd, &ev);
 		atomic_fetch_sub_explicit(&ep->briefs, 1, memory_order_relaxed);
 	}
-	file_put(&ep->file);
+	return ep;
+}
+
+/*
+ * @s, new, takes the place of @word. Until the registration is known too, its lock is held, it is not adopted, also if a
+ * handler leaves by longjmp, and lives, if a handler closes it.
+ */
+static void grow_into(struct sock *s, int fd, uint64_t word)
+{
+	struct ep *ep = NULL;
+	bool done;
+
+	hand_over(s, fd, word);
+	lock_take(&s->lock); /* nobody else has it */
+	atomic_store_explicit(&s->file.fds, 1, memory_order_relaxed);
+	/* who has an old pointer to its memory may use it from here on; pairs with file_try() */
+	atomic_store_explicit(&s->file.refs, 2 * FILE_REF, memory_order_release);
+	done = word_swap(fd, word, (uintptr_t)&s->file);
+	if (done && (word & W_REGISTERED))
+		ep = hand_over_registration(s, fd);
+	lock_drop(&s->lock);
+	if (ep)
+		file_put(&ep->file); /* with no lock held: it may be the last one */
+	call_over(s);
+	file_put_more(&s->file, done ? FILE_REF : 2 * FILE_REF);
 }
 
 void brief_grow(int fd)
@@ -415,19 +463,7 @@ void brief_grow(int fd)
 				brief_lost(fd, (void *)word);
 			continue;
 		}
-		hand_over(s, fd, word);
-		lock_take(&s->lock); /* nobody else has it: until the registration is known too */
-		atomic_store_explicit(&s->file.fds, 1, memory_order_relaxed);
-		/* who has an old pointer to its memory may use it from here on; pairs with file_try() */
-		atomic_store_explicit(&s->file.refs, FILE_REF, memory_order_release);
-		if (word_swap(fd, word, (uintptr_t)&s->file)) {
-			if (word & W_REGISTERED)
-				hand_over_registration(s, fd);
-			lock_drop(&s->lock);
-		} else {
-			lock_drop(&s->lock);
-			file_put(&s->file);
-		}
+		grow_into(s, fd, word);
 	}
 }
 

@@ -94,6 +94,22 @@ static int ctl_add(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	return 0;
 }
 
+/*
+ * The kernel's set may have @s without an item: another thread's call on what was a brief connection then is about to
+ * return, and to note what it has done, which is not the latest.
+ */
+static int ctl_unknown(struct ep *ep, struct sock *s, int op, int fd, struct epoll_event *ev)
+{
+	int ret;
+
+	if (sock_state(s) != SOCK_LINUX)
+		return fail(ENOENT);
+	ret = libc()->epoll_ctl(ep_fd(ep), op, fd, ev);
+	if (!ret)
+		item_doubt(s);
+	return ret;
+}
+
 static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_event *ev)
 {
 	struct item *it = item_find(s, ep, fd);
@@ -101,9 +117,7 @@ static int ctl_mod(struct ep *ep, struct sock *s, int fd, const struct epoll_eve
 	if (ev->events & EPOLLEXCLUSIVE)
 		return fail(EINVAL);
 	if (!it)
-		return sock_state(s) == SOCK_LINUX
-			       ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev)
-			       : fail(ENOENT);
+		return ctl_unknown(ep, s, EPOLL_CTL_MOD, fd, (struct epoll_event *)(uintptr_t)ev);
 	if (it->events & EPOLLEXCLUSIVE)
 		return fail(EINVAL);
 	if (it->where != ITEM_USER)
@@ -125,8 +139,7 @@ static int ctl_del(struct ep *ep, struct sock *s, int fd)
 	int ret = 0;
 
 	if (!it)
-		return sock_state(s) == SOCK_LINUX ? libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none)
-						   : fail(ENOENT);
+		return ctl_unknown(ep, s, EPOLL_CTL_DEL, fd, &none);
 	if (it->where == ITEM_KERNEL)
 		ret = libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_DEL, fd, &none);
 	item_remove(it);

@@ -125,6 +125,8 @@ void ep_items_plain(struct sock *s);
  */
 void ep_item_note(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev);
 void ep_item_note_locked(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev);
+/* What the kernel's set has of @s is not known for certain: nobody may take it from there. */
+void item_doubt(struct sock *s);
 /* The item of a tag that the kernel gave back for @ep: its data, and it is disabled. False: it is no member now. */
 bool item_fired(struct ep *ep, uint32_t tag, uint64_t *data);
 

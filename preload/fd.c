@@ -197,7 +197,8 @@ static void enter(int fd, struct file *f)
 
 	while (highest < fd && !atomic_compare_exchange_weak(&fd_highest, &highest, fd))
 		;
-	drop(fd, atomic_exchange_explicit(&fd_table[fd], f, memory_order_acq_rel));
+	/* full fence: pairs with fork_prepare() in inherit.c, see brief_begin() */
+	drop(fd, atomic_exchange_explicit(&fd_table[fd], f, memory_order_seq_cst));
 }
 
 void fd_set_brief(int fd, uint64_t word)

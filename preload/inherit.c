@@ -56,6 +56,8 @@ static void mark_all(void)
 static void fork_prepare(void)
 {
 	inherit_forked();
+	/* full fence: pairs with brief_begin() */
+	atomic_thread_fence(memory_order_seq_cst);
 	share_fork();
 	mark_all();
 }
@@ -260,7 +262,7 @@ static uintptr_t note_key(const void *key)
 /* Threads of the parent's that are in the kernel on @s cannot be told in a child that works in its memory. */
 static bool is_busy(struct sock *s)
 {
-	return fd_maybe_vfork() && (s->items || atomic_load_explicit(&s->file.refs, memory_order_seq_cst) >= FILE_CALL);
+	return fd_maybe_vfork() && (s->items || sock_is_inside(s));
 }
 
 void inherit_dup(struct sock *s, int from, int to, const void *key)

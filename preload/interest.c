@@ -297,23 +297,28 @@ void ep_items_forget(struct sock *s)
 	}
 }
 
+void item_doubt(struct sock *s)
+{
+	s->keep_linux = true;
+	s->try_at = NEVER;
+}
+
 void ep_item_note_locked(struct sock *s, struct ep *ep, int fd, const struct epoll_event *ev)
 {
-	struct item *it;
+	struct item *it = item_find(s, ep, fd);
 
-	if (!ev) {
-		it = item_find(s, ep, fd);
-		if (it)
+	if (it || !ev) { /* another thread has been here meanwhile, and which was the first is not known */
+		if (it && !ev)
 			item_remove(it);
+		item_doubt(s);
 		return;
 	}
 	it = item_add(s, ep, fd, ev);
 	if (it) {
 		it->where = ITEM_KERNEL;
 		lock_drop(&ep->lock);
-	} else { /* no memory, or a handler on top of a call on the instance: nobody may take it from the set */
-		s->keep_linux = true;
-		s->try_at = NEVER;
+	} else { /* no memory, or a handler on top of a call on the instance */
+		item_doubt(s);
 	}
 }
 
@@ -323,8 +328,7 @@ void ep_item_note(struct sock *s, struct ep *ep, int fd, const struct epoll_even
 		ep_item_note_locked(s, ep, fd, ev);
 		lock_drop(&s->lock);
 	} else { /* a handler, on top of a call on it */
-		s->keep_linux = true;
-		s->try_at = NEVER;
+		item_doubt(s);
 	}
 }
 

@@ -3,6 +3,7 @@
 calls by number, and what goes back to Linux first. See test_preload.py for how it works.
 """
 import os
+import subprocess
 import sys
 
 import pytest
@@ -263,3 +264,52 @@ def test_as_linux(name, fake):  # noqa: F811
     counts = f.stop()
     assert got == want
     assert counts["adopted"] >= ADOPTED.get(name, 2), counts
+
+
+# The next epoll_ctl() returns to the library late.
+SLOW = r"""
+#define _GNU_SOURCE 1
+#include <dlfcn.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+_Atomic int slow;
+int epoll_ctl(int ep, int op, int fd, struct epoll_event *ev)
+{
+    int (*next)(int, int, int, struct epoll_event *);
+    int ret;
+    *(void **)&next = dlsym(RTLD_NEXT, "epoll_ctl");
+    ret = next(ep, op, fd, ev);
+    if (slow) { slow = 0; usleep(300000); }
+    return ret;
+}
+"""
+# A worker has the event, and changes the registration, before epoll_ctl() has returned in the thread that accepted.
+MEANWHILE = r"""
+slow = ctypes.c_int.in_dll(ctypes.CDLL(os.environ["LD_PRELOAD"].split()[-1]), "slow"); IN = select.EPOLLIN
+def turn(): os.write(fd, b"a"); c.recv(9); c.sendall(b"b"); print(wait_for(lambda: err(os.read, fd, 9)[0] == "ok"))
+for how in ("modify", "remove", "again", "nothing"):
+    l = socket.create_server(("127.0.0.1", 0)); c = socket.create_connection(l.getsockname()); ep = select.epoll()
+    fd = call("accept4", l.fileno(), 0, 0, socket.SOCK_NONBLOCK); first = (ep.register, fd, IN)
+    if how == "again": ep.register(fd, IN); first = (ep.unregister, fd)
+    slow.value = 1; t = threading.Thread(target=first[0], args=first[1:]); t.start()
+    print(wait_for(lambda: not slow.value)); c.sendall(b"1"); print(wait_for(lambda: err(os.read, fd, 9)[0] == "ok"))
+    if how == "modify": ep.modify(fd, select.EPOLLOUT)
+    if how == "remove": ep.unregister(fd)
+    if how == "again": ep.register(fd, IN)
+    print(how, t.is_alive()); t.join()
+    for _ in range(6): turn(); settle()
+    c.sendall(b"x"); settle(); print([e for _, e in ep.poll(0.5)], err(ep.register, fd, IN), [e for _, e in ep.poll(0.5)])
+    os.close(fd); c.close(); l.close()
+"""
+
+
+def test_registration_meanwhile(fake, tmp_path):  # noqa: F811
+    lib = str(tmp_path / "slow.so")
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-x", "c", "-", "-o", lib], input=SLOW, text=True, check=True)
+    want = run(C + MEANWHILE, {**os.environ, "LD_PRELOAD": lib})
+    f = fake(0)
+    env = f.env()
+    got = run(C + MEANWHILE, {**env, "LD_PRELOAD": env["LD_PRELOAD"] + " " + lib})
+    counts = f.stop()
+    assert got == want
+    assert counts["adopted"] >= 5, counts  # the clients, and what nobody has changed
