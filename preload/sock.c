@@ -22,8 +22,8 @@
 #define RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
 #define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512 /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
-#define RETURN_LIMIT_NS (5 * NS_PER_S)
-#define BULK_BYTES 32768 /* so much at once is a one-way transfer */
+#define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
+#define BULK_BYTES 32768                /* so much at once is a one-way transfer */
 
 /* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
 static bool is_still_ours(struct sock *s, int fd, uint64_t word)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux and tapas in turn, on the same two hosts (network namespaces joined by a veth pair), over several rounds.
 
+Connections of one exchange, where a few in a hundred matter, are measured on hosts of all kinds that are there at once,
+so that the slices that are compared follow each other within seconds, more of them, in changing order.
+
 The server program is the same in both cases: tests/bench/kpeer.c or redis-server, plain, or under `tapas run` with
 the service beside it. The client is tests/bench/xload, which speaks TCP itself over AF_XDP, so that the server is
 what is measured; redis is loaded by redis-benchmark over kernel TCP.
@@ -12,6 +15,7 @@ of tapas for every column; a row is marked slower if its first figure's ratio is
 
 BENCH_ROUNDS (3), BENCH_SECONDS (1) per measurement, BENCH_ONLY (a part of rows' names), BENCH_OUT (build/bench.json).
 """
+import contextlib
 import csv
 import io
 import json
@@ -28,6 +32,7 @@ from lab import BUILD, Lab, built, wait_for  # noqa: E402
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
+SLICES = 5  # in each round, of what is measured together
 ONLY = os.environ.get("BENCH_ONLY", "")
 OUT = os.environ.get("BENCH_OUT", os.path.join(BUILD, "bench.json"))
 ECHO, SINK, SOURCE, REDIS = 7000, 7001, 7002, 6379
@@ -130,7 +135,7 @@ class Bench:
         return {"req/s": (float(row[1]), True), "p50 us": (float(row[4]) * 1e3, False),
                 "p99 us": (float(row[6]) * 1e3, False), "cpu_us": (busy * 1e6 / n, False)}
 
-    def jobs(self):
+    def jobs_apart(self):
         for c in (1, 16, 64, 256, 1024):
             yield "RPC 64 B, %d connections" % c, ("plain", "shared"), lambda lab, c=c: self.rpc(lab, c)
         for test in ("set", "get"):
@@ -139,13 +144,31 @@ class Bench:
                     lambda lab, t=test, p=p: self.redis(lab, t, p)
         yield "bulk to the server, 4 connections", ("plain", "shared"), lambda lab: self.bulk(lab, "in")
         yield "bulk from the server, 4 connections", ("plain", "shared"), lambda lab: self.bulk(lab, "out")
-        yield "connections of one exchange, 64 at once", ("plain", "shared", "exclusive"), lambda lab: self.short(lab, 64)
         yield "RPC 64 B, 16 connections, exclusive mode", ("plain", "exclusive"), lambda lab: self.rpc(lab, 16)
+
+    def jobs_together(self):
+        yield "connections of one exchange, 64 at once", ("plain", "shared", "exclusive"), lambda lab: self.short(lab, 64)
 
     # ---- rounds ----
 
     def run(self):
-        jobs = [j for j in self.jobs() if ONLY in j[0]]
+        self.run_apart([j for j in self.jobs_apart() if ONLY in j[0]])
+        for name, modes, fn in self.jobs_together():
+            if ONLY in name:
+                self.run_together(name, modes, fn)
+
+    def run_together(self, name, modes, fn):
+        with contextlib.ExitStack() as stack:
+            labs = {}
+            for mode in modes:
+                labs[mode] = self.open(mode)
+                stack.callback(labs[mode].close)
+            for n in range(ROUNDS * SLICES):
+                for i in range(len(modes)):
+                    mode = modes[(n + i) % len(modes)]
+                    self.measure(n, ROUNDS * SLICES, mode, name, fn, labs[mode])
+
+    def run_apart(self, jobs):
         for n in range(ROUNDS):
             for mode in ("plain", "shared", "exclusive"):
                 mine = [(name, fn) for name, modes, fn in jobs if mode in modes]
@@ -154,12 +177,12 @@ class Bench:
                 lab = self.open(mode)
                 try:
                     for name, fn in mine:
-                        self.measure(n, mode, name, fn, lab)
+                        self.measure(n, ROUNDS, mode, name, fn, lab)
                 finally:
                     lab.close()
 
-    def measure(self, n, mode, name, fn, lab):
-        print("round %d/%d  %-10s %-44s" % (n + 1, ROUNDS, mode, name), end="", flush=True)
+    def measure(self, n, rounds, mode, name, fn, lab):
+        print("round %d/%d  %-10s %-44s" % (n + 1, rounds, mode, name), end="", flush=True)
         before = {} if mode == "plain" else lab.counters()
         try:
             got = fn(lab)
