@@ -77,7 +77,7 @@ void config_default(struct config *c)
 		.group = "tapas",
 		.max_flows = 16384,
 		.max_apps = 256,
-		.app_memory = 2 * GB,
+		.app_memory = 4 * GB,
 		.rx_buffer = 64 * KB,
 		.tx_buffer = 64 * KB,
 		.log_level = LOG_LEVEL_INFO,

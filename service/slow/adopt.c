@@ -36,6 +36,7 @@
 #define ADOPT_TX_MAX (8u << 20)
 #define ADOPT_ASKED_MIN (16u << 10) /* SO_SNDBUF, SO_RCVBUF: what the configuration permits, too */
 #define ADOPT_ASKED_MAX (4u << 20)
+#define ADOPT_AMPLE (256u << 10) /* to send, unless the program has asked for less, while memory is ample */
 #define ADOPT_ATTEMPTS 4
 #define ADOPT_STEPS 6
 #define ADOPT_RETRY_NS (10 * NS_PER_MS)
@@ -115,17 +116,22 @@ static uint32_t adopt_buffers(struct slow *s, struct conn *c)
 {
 	const struct sock_state *st = &c->sock;
 	uint32_t window = st->rcv_wup + st->rcv_wnd - st->rcv_nxt;
-	uint32_t unacked = st->write_seq - st->snd_una;
+	uint32_t unacked = st->write_seq - st->snd_una, least;
 
 	if ((int32_t)window < 0)
 		window = 0;
 	if (st->rcv_queued > ADOPT_RX_MAX || unacked > ADOPT_TX_MAX)
 		return IPC_REASON_BUSY;
 	window = MIN(window + st->rcv_queued, ADOPT_RX_MAX);
+	/*
+	 * Linux's own tuning lets a program write some hundred kilobytes at once, and some rely on that: they close
+	 * without having waited for room. The second half of the memory is for the connections that are still to come.
+	 */
+	least = MAX(s->cfg->tx_buffer, app_buffers_ample(c->app) ? ADOPT_AMPLE : 0);
+	least = adopt_least(st->sndbuf, least);
 	if (!adopt_buffer(c->app, window, adopt_least(st->rcvbuf, s->cfg->rx_buffer), s->cfg->rx_buffer, &c->rx_size,
 			  &c->rx_off) ||
-	    !adopt_buffer(c->app, unacked, adopt_least(st->sndbuf, s->cfg->tx_buffer), s->cfg->tx_buffer, &c->tx_size,
-			  &c->tx_off))
+	    !adopt_buffer(c->app, unacked, least, s->cfg->tx_buffer, &c->tx_size, &c->tx_off))
 		return IPC_REASON_MEMORY;
 	return IPC_REASON_NONE;
 }

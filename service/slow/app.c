@@ -274,6 +274,11 @@ void app_close_all(struct slow *s)
 	}
 }
 
+bool app_buffers_ample(const struct app *a)
+{
+	return a->buf_next <= a->buf_size / 2;
+}
+
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off)
 {
 	unsigned k = (unsigned)__builtin_ctz(size);

@@ -128,7 +128,7 @@ static void defaults(void **state)
 	assert_true(c.accelerate);
 	assert_int_equal(c.max_flows, 16384);
 	assert_int_equal(c.max_apps, 256);
-	assert_true(c.app_memory == 2ull << 30);
+	assert_true(c.app_memory == 4ull << 30);
 	assert_int_equal(c.log_level, LOG_LEVEL_INFO);
 	assert_int_equal(c.attach, NIC_ATTACH_AUTO);
 	assert_int_equal(c.ports, 0);
