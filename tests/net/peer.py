@@ -4,6 +4,7 @@
 echo PORT          echoes on any number of connections (epoll)
 ticker PORT MS     sends an 8-byte counter every MS, and says on standard output when and what it receives
 source PORT BYTES  sends a known stream on each connection and says how much send() took
+fill PORT          echoes until "fill"; then sends as much of the known stream as is taken at once, says how much, and ends
 late PORT          echoes until "end"; then sends FIN, waits for a line on standard input and only then reads the rest
 """
 import selectors
@@ -127,6 +128,24 @@ def source(port, total):
         s.close()
 
 
+def fill(port):
+    lis = listen(port)
+    say("ready")
+    s, _ = lis.accept()
+    while (data := s.recv(64)) != b"fill":
+        s.sendall(data)
+    s.setblocking(False)
+    sent, last = 0, time.monotonic()
+    while time.monotonic() < last + 0.3:
+        try:
+            sent += s.send(pattern(sent, 16384))
+            last = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.01)
+    say("took", sent)
+    s.close()
+
+
 def late(port):
     lis = listen(port)
     say("ready")
@@ -154,6 +173,8 @@ if __name__ == "__main__":
         ticker(port, float(sys.argv[3]))
     elif mode == "source":
         source(port, int(sys.argv[3]))
+    elif mode == "fill":
+        fill(port)
     elif mode == "late":
         late(port)
     else:

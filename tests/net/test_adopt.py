@@ -4,12 +4,14 @@ fails half way; and what Linux sees of the bytes while the service is stopped or
 import json
 import os
 import signal
+import socket
 import sys
 import time
 
 import pytest
 
 from lab import echo_once, scale, tool, wait_for
+from peer import pattern
 from test_firewall import Conversation, fast_conversation
 
 PORT = 9000
@@ -74,6 +76,24 @@ def test_adopted_after_bytes(make_lab, after):
 def test_large_streams(lab):
     talk(lab, scale(40, 12), 6, scale(8 << 20, 2 << 20), 5)
     adopted(lab, 10)
+
+
+def test_room_to_send(lab):
+    """A connection that asked for nothing takes what Linux, tuned by use, would: some programs do not wait for room when
+    they close. What was taken arrives, also after the close."""
+    lab.run_server([PYTHON, PEER, "fill", PORT], ready="ready")
+    s = lab.client.socket()
+    s.settimeout(5)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    s.connect((lab.addr, PORT))
+    lab.adopt(s)
+    s.sendall(b"fill")
+    time.sleep(1.0)
+    got = b""
+    while data := s.recv(65536):
+        got += data
+    assert got == pattern(0, len(got))
+    assert lab.plain or len(got) >= 256 << 10, len(got)
 
 
 @pytest.mark.parametrize("step", range(0, 7))
