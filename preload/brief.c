@@ -13,7 +13,6 @@
 
 #include <errno.h>
 
-#include "preload/core.h"
 #include "preload/epoll.h"
 #include "preload/inherit.h"
 #include "preload/user.h"
@@ -55,12 +54,12 @@ struct policy {
 
 static struct brief briefs[BRIEF_FDS];
 static struct policy policies[W_POLICY + 1] = {{.policy = {.bytes = FIRST_LOOK_BYTES - 1}}}; /* the first: unknown */
-static _Atomic uint32_t policies_count = 1;
+static uint32_t policies_count = 1;                                                          /* policies_lock */
 static struct lock policies_lock;
 
 static inline uint64_t word_load(int fd)
 {
-	/* pairs with the release in word_swap() and fd_set_new() */
+	/* pairs with the release in word_swap() and fd_set_brief() */
 	return (uintptr_t)atomic_load_explicit(&fd_table[fd], memory_order_acquire);
 }
 
@@ -78,6 +77,12 @@ static inline bool word_is(uint64_t word)
 	return word & BRIEF_BIT;
 }
 
+/* What tells a word from those of other connections, and from a pointer. */
+static inline uint64_t word_id(uint64_t word)
+{
+	return word & (W_SERIALS | BRIEF_BIT);
+}
+
 static inline const struct policy *word_policy(uint64_t word)
 {
 	return &policies[word >> W_POLICY_SHIFT & W_POLICY];
@@ -87,20 +92,19 @@ static inline const struct policy *word_policy(uint64_t word)
 
 uint8_t brief_policy(const struct core_policy *policy)
 {
-	uint32_t i = 0, n;
+	uint32_t i;
 
 	if (!policy)
 		return 1;
 	if (!lock_take(&policies_lock))
 		return 0;
-	n = atomic_load_explicit(&policies_count, memory_order_relaxed);
-	for (i = 1; i < n; i++)
+	for (i = 1; i < policies_count; i++)
 		if (policies[i].policy.accelerate == policy->accelerate &&
 		    policies[i].policy.exchanges == policy->exchanges && policies[i].policy.bytes == policy->bytes)
 			break;
-	if (i == n && n <= W_POLICY) {
-		policies[n] = (struct policy){.policy = *policy, .is_known = true};
-		atomic_store_explicit(&policies_count, n + 1, memory_order_relaxed);
+	if (i == policies_count && i <= W_POLICY) {
+		policies[i] = (struct policy){.policy = *policy, .is_known = true};
+		policies_count++;
 	}
 	lock_drop(&policies_lock);
 	return i <= W_POLICY ? (uint8_t)(i + 1) : 0;
@@ -198,7 +202,7 @@ static void leave_grown(int fd, uint64_t token, int dir, ssize_t n)
 	int saved = errno;
 	struct sock *s;
 
-	if (!((word_load(fd) ^ token) & (W_SERIALS | BRIEF_BIT)))
+	if (word_id(word_load(fd)) == word_id(token))
 		brief_grow(fd);
 	s = grown(fd, token);
 	errno = saved;
@@ -218,7 +222,7 @@ void brief_leave(int fd, uint64_t token, int dir, ssize_t n)
 	do {
 		word = word_load(fd);
 		next = n > 0 && dir ? word_count(word - W_CALL, dir, n) : word - W_CALL;
-		if (unlikely(((word ^ token) & (W_SERIALS | BRIEF_BIT)) || word_is_over(next))) {
+		if (unlikely(word_id(word) != word_id(token) || word_is_over(next))) {
 			leave_grown(fd, token, dir, n);
 			return;
 		}
@@ -229,7 +233,7 @@ uint64_t brief_id(int fd)
 {
 	uint64_t word = (unsigned)fd < FD_MAX ? word_load(fd) : 0;
 
-	return word_is(word) ? word & (W_SERIALS | BRIEF_BIT) : 0;
+	return word_is(word) ? word_id(word) : 0;
 }
 
 /* ---- epoll ---- */
@@ -280,7 +284,7 @@ static void registered(int fd, uint64_t token, struct ep *ep, uint32_t life, con
 
 	do {
 		word = word_load(fd);
-		if (unlikely((word ^ token) & (W_SERIALS | BRIEF_BIT))) {
+		if (unlikely(word_id(word) != word_id(token))) {
 			registered_grown(fd, token, ep, life, ev);
 			return;
 		}
@@ -467,13 +471,15 @@ void brief_grow(int fd)
 	}
 }
 
-void brief_child(int fd)
+void brief_child(int top)
 {
-	uint64_t word = word_load(fd);
-
 	policies_lock.owner = 0;
-	if (!word_is(word))
-		return;
-	word_swap(fd, word, word & ~(W_REGISTERED | W_CALLS));
-	brief_grow(fd);
+	for (int fd = 0; fd <= top; fd++) {
+		uint64_t word = word_load(fd);
+
+		if (!word_is(word))
+			continue;
+		word_swap(fd, word, word & ~(W_REGISTERED | W_CALLS));
+		brief_grow(fd);
+	}
 }

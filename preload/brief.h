@@ -10,17 +10,12 @@
 
 #include "preload/sock.h"
 
-struct core_policy;
-
 /* The number of @policy (NULL: none is known) for brief_begin(), or 0: there are too many. Once for each listener. */
 uint8_t brief_policy(const struct core_policy *policy);
 /* Enter @fd, just accepted. False: it must be tracked as others are. */
 bool brief_begin(int fd, uint8_t policy);
 
-/*
- * A call on @fd begins: it is counted, so the connection is not adopted under it. Returns a token for brief_leave(), or
- * 0: it is none. @n: the call's result; an adoption may follow. Keeps errno.
- */
+/* A call on @fd begins: it is counted, so the connection is not adopted under it. Returns a token, or 0: it is none. */
 uint64_t brief_enter_slow(int fd);
 static inline uint64_t brief_enter(int fd)
 {
@@ -28,6 +23,7 @@ static inline uint64_t brief_enter(int fd)
 		return 0;
 	return brief_enter_slow(fd);
 }
+/* It is over, with result @n; an adoption may follow. @dir: IO_IN, IO_OUT or 0. Keeps errno. */
 void brief_leave(int fd, uint64_t token, int dir, ssize_t n);
 
 /* Which brief connection @fd is, or 0: none. */
@@ -41,7 +37,7 @@ bool brief_close(int fd);
 void brief_grow(int fd);
 /* @old was replaced in the table at @fd. */
 void brief_lost(int fd, const struct file *old);
-/* In a forked child: if the parent's @fd was one, it is a tracked socket now. */
-void brief_child(int fd);
+/* In a forked child: those of the parent's, up to descriptor @top, are tracked sockets now. */
+void brief_child(int top);
 
 #endif

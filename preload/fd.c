@@ -78,11 +78,10 @@ void fd_child(bool at_fork)
 	int highest = atomic_exchange(&fd_highest, -1);
 
 	lock_tid = 0;
+	brief_child(highest);
 	for (int i = 0; i <= highest; i++) {
-		struct file *f;
+		struct file *f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
 
-		brief_child(i);
-		f = atomic_load_explicit(&fd_table[i], memory_order_relaxed);
 		if (f && f->type == FILE_SOCK)
 			file_reset(f); /* threads of the parent's are not here */
 	}
@@ -229,14 +228,15 @@ struct file *fd_take(int fd)
 {
 	struct file *f = file_get_any(fd) ? atomic_load_explicit(&fd_table[fd], memory_order_relaxed) : NULL;
 
-	do {
+	while (f) {
 		if (fd_is_brief(f)) {
 			brief_grow(fd);
 			f = atomic_load_explicit(&fd_table[fd], memory_order_relaxed);
+		} else if (atomic_compare_exchange_weak_explicit(&fd_table[fd], &f, NULL, memory_order_acq_rel,
+								 memory_order_relaxed)) {
+			break;
 		}
-	} while (f && (fd_is_brief(f) ||
-		       !atomic_compare_exchange_weak_explicit(&fd_table[fd], &f, NULL, memory_order_acq_rel,
-							      memory_order_relaxed)));
+	}
 	return f;
 }
 

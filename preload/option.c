@@ -421,7 +421,6 @@ PUBLIC int setsockopt(int fd, int level, int name, const void *value, socklen_t 
 	if (id && is_loaded(level, name))
 		return set_brief(fd, id, level, name, value, len);
 	s = sock_get(fd);
-
 	if (!s)
 		return libc()->setsockopt(fd, level, name, value, len);
 	if (len >= sizeof(v) && user_readable(value, sizeof(v)))

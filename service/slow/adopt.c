@@ -127,7 +127,7 @@ static uint32_t adopt_buffers(struct slow *s, struct conn *c)
 	 * Linux's own tuning lets a program write some hundred kilobytes at once, and some rely on that: they close
 	 * without having waited for room. The second half of the memory is for the connections that are still to come.
 	 */
-	least = MAX(s->cfg->tx_buffer, app_buffers_ample(c->app) ? ADOPT_AMPLE : 0);
+	least = MAX(s->cfg->tx_buffer, app_buffers_ample(c->app, ADOPT_AMPLE) ? ADOPT_AMPLE : 0);
 	least = adopt_least(st->sndbuf, least);
 	if (!adopt_buffer(c->app, window, adopt_least(st->rcvbuf, s->cfg->rx_buffer), s->cfg->rx_buffer, &c->rx_size,
 			  &c->rx_off) ||

@@ -274,9 +274,9 @@ void app_close_all(struct slow *s)
 	}
 }
 
-bool app_buffers_ample(const struct app *a)
+bool app_buffers_ample(const struct app *a, uint32_t size)
 {
-	return a->buf_next <= a->buf_size / 2;
+	return a->free_bufs[__builtin_ctz(size)].count || a->buf_next <= a->buf_size / 2;
 }
 
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off)

@@ -116,7 +116,8 @@ void demand_prepare(struct slow *s)
 	demand_ready(s);
 }
 
-static void demand_detach(struct slow *s)
+/* XDP goes, or, where it has gone, the program at tc egress. */
+static void demand_step_down(struct slow *s)
 {
 	if (nic_attachment(s->env.nic) == NIC_DETACHED) {
 		nic_strip(s->env.nic); /* if not, it stays */
@@ -140,7 +141,7 @@ static void demand_timer(void *ctx, uint64_t now_ns)
 	if (now_ns < s->detach_due_ns)
 		s->detach_timer = loop_timer(s->env.loop, s->detach_due_ns - now_ns, 0, demand_timer, s);
 	else
-		demand_detach(s);
+		demand_step_down(s);
 }
 
 int demand_open(struct slow *s)
@@ -154,7 +155,7 @@ int demand_open(struct slow *s)
 		return s->attach_watch;
 	/* it was attached to see that it can be */
 	s->detach_due_ns = s->now_ns;
-	demand_detach(s);
+	demand_step_down(s);
 	return 0;
 }
 

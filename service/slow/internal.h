@@ -304,7 +304,8 @@ void app_release(struct slow *s, struct app *a); /* frees it when nothing refers
 void app_gone(struct slow *s, uint32_t index);
 void app_close_all(struct slow *s); /* the fast threads have ended */
 int app_context(struct slow *s, struct app *a, uint32_t index);
-bool app_buffers_ample(const struct app *a); /* half of it was never given out */
+/* Is there one of @size that was used before, or was half of the memory never given out? */
+bool app_buffers_ample(const struct app *a, uint32_t size);
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off);
 void app_buffers_put(struct app *a, uint32_t size, uint64_t off);
 void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size); /* one of its two buffers */

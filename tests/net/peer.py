@@ -128,12 +128,18 @@ def source(port, total):
         s.close()
 
 
-def fill(port):
+def echo_until(port, word):
+    """The one connection that there is, echoed up to a word."""
     lis = listen(port)
     say("ready")
     s, _ = lis.accept()
-    while (data := s.recv(64)) != b"fill":
+    while (data := s.recv(64)) != word:
         s.sendall(data)
+    return s
+
+
+def fill(port):
+    s = echo_until(port, b"fill")
     s.setblocking(False)
     sent, last = 0, time.monotonic()
     while time.monotonic() < last + 0.3:
@@ -147,11 +153,7 @@ def fill(port):
 
 
 def late(port):
-    lis = listen(port)
-    say("ready")
-    s, _ = lis.accept()
-    while (data := s.recv(64)) != b"end":
-        s.sendall(data)
+    s = echo_until(port, b"end")
     sys.stdin.readline()
     s.shutdown(socket.SHUT_WR)
     say("shut")
