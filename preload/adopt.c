@@ -219,7 +219,8 @@ static bool is_refused_once(uint32_t reason)
 {
 	return reason == IPC_REASON_RACE || reason == IPC_REASON_BUSY || reason == IPC_REASON_FULL ||
 	       reason == IPC_REASON_MEMORY || reason == IPC_REASON_SILENT || reason == IPC_REASON_STATE ||
-	       reason == IPC_REASON_USED || reason == IPC_REASON_HANDED_BACK; /* to another process */
+	       reason == IPC_REASON_GAPS || reason == IPC_REASON_USED ||
+	       reason == IPC_REASON_HANDED_BACK; /* to another process */
 }
 
 /* Refused, or the service died before it answered. s->lock held. */

@@ -43,13 +43,13 @@ static struct wire_template shadow_from_peer(const struct shadow_seq *s)
 }
 
 /*
- * One segment of @len payload bytes, all zero. While the adoption may still be rolled back the
+ * One segment of @len payload bytes, all zero if @payload is NULL. While the adoption may still be rolled back the
  * window is the peer's real one; afterwards it is never small (a real write of
  * Linux's must get out to be seen) and differs from one call to the next, or conntrack takes
  * unanswered segments for retransmissions and shortens the connection's timeout.
  */
 static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, uint32_t ack, uint8_t flags,
-			     uint32_t len)
+			     const uint8_t *payload, uint32_t len)
 {
 	struct wire_template t = shadow_from_peer(s);
 	struct wire_segment seg = {
@@ -65,29 +65,37 @@ static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, u
 	uint32_t hdr = wire_header_len(&t, &seg);
 
 	s->vary++;
-	memset(buf + hdr, 0, len);
-	/* the sum of zeros is zero */
-	return wire_build(buf, &t, &seg, len, 0) + len;
+	if (!payload) { /* whose sum is zero */
+		memset(buf + hdr, 0, len);
+		return wire_build(buf, &t, &seg, len, 0) + len;
+	}
+	memcpy(buf + hdr, payload, len);
+	return wire_build(buf, &t, &seg, len, csum_add(0, buf + hdr, len)) + len;
 }
 
 uint32_t shadow_heartbeat(struct shadow_seq *s, uint8_t *buf)
 {
-	return shadow_build(s, buf, s->rcv_nxt - 1, s->snd_nxt, TCP_ACK, 1);
+	return shadow_build(s, buf, s->rcv_nxt - 1, s->snd_nxt, TCP_ACK, NULL, 1);
 }
 
 uint32_t shadow_ack(struct shadow_seq *s, uint8_t *buf, uint32_t ack)
 {
-	return shadow_build(s, buf, s->rcv_nxt, ack, TCP_ACK, 0);
+	return shadow_build(s, buf, s->rcv_nxt, ack, TCP_ACK, NULL, 0);
 }
 
 uint32_t shadow_fin(struct shadow_seq *s, uint8_t *buf)
 {
-	return shadow_build(s, buf, s->rcv_nxt, s->snd_nxt, TCP_FIN | TCP_ACK, 0);
+	return shadow_build(s, buf, s->rcv_nxt, s->snd_nxt, TCP_FIN | TCP_ACK, NULL, 0);
+}
+
+uint32_t shadow_data(struct shadow_seq *s, uint8_t *buf, uint32_t offset, const uint8_t *payload, uint32_t len)
+{
+	return shadow_build(s, buf, s->rcv_nxt + offset, s->snd_nxt, TCP_ACK, payload, len);
 }
 
 uint32_t shadow_rst(struct shadow_seq *s, uint8_t *buf, int32_t offset)
 {
-	return shadow_build(s, buf, s->rcv_nxt + (uint32_t)offset, s->snd_nxt, TCP_RST | TCP_ACK, 0);
+	return shadow_build(s, buf, s->rcv_nxt + (uint32_t)offset, s->snd_nxt, TCP_RST | TCP_ACK, NULL, 0);
 }
 
 /* ---- ICMP errors ---- */

@@ -217,6 +217,8 @@ struct shadow_seq {
 uint32_t shadow_heartbeat(struct shadow_seq *s, uint8_t *buf); /* one old byte at rcv_nxt - 1 */
 uint32_t shadow_ack(struct shadow_seq *s, uint8_t *buf, uint32_t ack);
 uint32_t shadow_fin(struct shadow_seq *s, uint8_t *buf); /* at rcv_nxt; the caller then adds one to rcv_nxt */
+/* The peer's data @offset bytes after rcv_nxt; @buf has room for WIRE_HDR_MAX more than @len bytes. */
+uint32_t shadow_data(struct shadow_seq *s, uint8_t *buf, uint32_t offset, const uint8_t *payload, uint32_t len);
 /* @offset: where the wire RST lay relative to the wire's rcv_nxt. */
 uint32_t shadow_rst(struct shadow_seq *s, uint8_t *buf, int32_t offset);
 /*

@@ -20,6 +20,7 @@
 #include "service/ipc/recring.h"
 #include "service/nic/nic.h"
 #include "service/tcp/counts.h"
+#include "service/tcp/reasm.h"
 #include "service/wire/build.h"
 
 /* ---- what is shared per flow ---- */
@@ -77,6 +78,8 @@ struct flow_init {
 	bool fin_rcvd;      /* the peer's FIN follows rcv_end and was acknowledged */
 	bool closing;       /* our FIN follows snd_end */
 	bool fin_acked;     /* and was acknowledged */
+	struct reasm ooo;   /* and out-of-order data beyond rcv_end, as in struct flow */
+	struct reasm_piece ooo_piece[REASM_PIECES];
 	uint32_t ts_recent; /* the peer's latest TSval */
 	uint32_t ts_ms;     /* our TSval now: continues the socket's clock in milliseconds */
 	uint32_t srtt_us, rttvar_us;
@@ -177,6 +180,8 @@ struct up_frozen {
 	uint32_t snd_base, rcv_base; /* wire numbers of offset 0 */
 	uint32_t rcv_wnd;            /* bytes from rcv_end on that the peer may send */
 	uint32_t snd_wnd, max_wnd, snd_wl1;
+	struct reasm ooo; /* out-of-order data, in the receive buffer, too */
+	struct reasm_piece ooo_piece[REASM_PIECES];
 	uint32_t ts_recent, ts_now, srtt_us, rttvar_us, cwnd_bytes, opts;
 	uint64_t rate_bps;
 	uint16_t mss;

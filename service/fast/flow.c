@@ -51,6 +51,8 @@ static void flow_init_receive(struct flow *f, const struct flow_init *i)
 	room = flow_rx_room(f) > flow_wnd_grain(f) ? flow_rx_room(f) - flow_wnd_grain(f) : 0;
 	f->rcv_edge = f->rcv_end + MIN((uint32_t)MAX(wnd, 0), room);
 	f->rcv_mss = 536;
+	f->ooo = i->ooo;
+	memcpy(f->ooo_piece, i->ooo_piece, sizeof f->ooo_piece);
 	f->ts_recent = i->ts_recent;
 }
 

@@ -32,7 +32,7 @@ enum flow_flag {
 	/* what it is */
 	FLOW_USED = 1u << 0,
 	FLOW_TS = 1u << 1,   /* timestamps negotiated */
-	FLOW_SACK = 1u << 2, /* SACK negotiated: our ACKs carry the out-of-order interval */
+	FLOW_SACK = 1u << 2, /* SACK negotiated: our ACKs carry out-of-order intervals */
 	FLOW_ECN = 1u << 3,  /* ECN negotiated */
 	FLOW_ECT = 1u << 4,  /* send ECN-capable data; echo every CE exactly (DCTCP) */
 	/* state */
@@ -74,7 +74,7 @@ struct flow {
 	uint32_t rcv_base;
 	uint32_t rcv_acked; /* wire: Last.ACK.sent (RFC 7323 4.3) */
 	uint32_t ts_recent;
-	struct reasm ooo; /* low halves of offsets */
+	struct reasm ooo; /* its intervals: ooo_piece */
 	uint32_t flags;
 	uint16_t app, slot;
 	uint16_t rcv_mss; /* largest payload seen: the peer's full-sized segment */
@@ -137,12 +137,13 @@ struct flow {
 	uint32_t rexmit_base;     /* segments sent again before it was installed */
 	uint32_t small_end;       /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;
+	struct reasm_piece ooo_piece[REASM_PIECES]; /* low halves of offsets */
 };
 
 static_assert(offsetof(struct flow, snd_una) == 64, "receive: one cache line");
 static_assert(offsetof(struct flow, rto_ns) == 128, "transmit: one cache line");
 static_assert(offsetof(struct flow, rate_bps) == 192, "clocks: one cache line");
-static_assert(sizeof(struct flow) <= 448, "seven cache lines");
+static_assert(sizeof(struct flow) <= 512, "eight cache lines");
 
 static inline uint32_t flow_rcv_nxt(const struct flow *f)
 {

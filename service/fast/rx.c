@@ -58,10 +58,22 @@ static bool rx_paws_fails(const struct flow *f, const struct segment *s, uint64_
 	return (uint32_t)(now_ns / NS_PER_S) - f->ts_recent_s < PAWS_IDLE_S;
 }
 
+/* RFC 7323 4.3: the TSval of the segment that spans Last.ACK.sent. */
+static void rx_ts_recent(struct flow *f, const struct segment *s, uint64_t now_ns)
+{
+	if (!(f->flags & FLOW_TS) || seq_gt(s->seq, f->rcv_acked))
+		return;
+	f->ts_recent = s->opt.tsval;
+	f->ts_recent_s = (uint32_t)(now_ns / NS_PER_S);
+}
+
 /*
  * RFC 7323 5.3 R1, then the acceptability test. An unacceptable segment draws an ACK: at
  * once if it has data (the peer lacks an ACK), else at a limited rate (it may be an ACK of
  * an ACK). Returns false if the segment goes no further.
+ * Data that we have come again when the ACK of them was lost. The next one echoes this segment's TSval, not that of
+ * the first: the peer would take the time between the two for the round-trip time, and its time-outs would grow with
+ * each ACK that is lost. Linux does the same for the segment that it acknowledged last.
  */
 static bool rx_sequence(struct flow *f, const struct segment *s, uint64_t now_ns, struct rx_result *r)
 {
@@ -83,6 +95,8 @@ static bool rx_sequence(struct flow *f, const struct segment *s, uint64_t now_ns
 	} else {
 		bool old = seq_lt(s->seq, flow_rcv_nxt(f)) && (s->len || s->flags & TCP_FIN);
 
+		if (old && !paws)
+			rx_ts_recent(f, s, now_ns);
 		rx_drop(r, old || s->len ? RX_ACK_DUP : RX_CHALLENGE,
 			paws  ? CNT_DROP_PAWS
 			: old ? CNT_RX_DUP
@@ -169,7 +183,7 @@ static void rx_ack_policy(struct flow *f, const struct reasm_result *a, const st
 {
 	uint32_t waiting = flow_rcv_nxt(f) - f->rcv_acked;
 
-	if (a->ooo || a->refused) {
+	if (!r->delivered) {
 		r->action |= RX_ACK_DUP;
 	} else if (a->filled || waiting >= 2u * f->rcv_mss || (f->opts & IPC_OPT_QUICKACK)) {
 		r->action |= RX_ACK;
@@ -194,7 +208,7 @@ static void rx_text(struct flow *f, const struct segment *s, const struct rx_env
 		r->counter = seq_leq(start + s->len, next) ? CNT_RX_DUP : CNT_DROP_BUFFER;
 		return;
 	}
-	reasm_segment(&f->ooo, next, start, end, &a);
+	reasm_segment(&f->ooo, f->ooo_piece, next, start, end, &a);
 	rx_store(f, s, &a, r);
 	if (a.refused)
 		r->counter = CNT_DROP_OOO;
@@ -226,11 +240,7 @@ void fast_rx(struct flow *f, const struct segment *s, const struct rx_env *env, 
 	*r = (struct rx_result){.counter = CNT_COUNT};
 	if (!rx_sequence(f, s, env->now_ns, r) || !rx_control(f, s, r))
 		return;
-	/* RFC 7323 4.3: the TSval of the segment that spans Last.ACK.sent */
-	if ((f->flags & FLOW_TS) && seq_leq(s->seq, f->rcv_acked)) {
-		f->ts_recent = s->opt.tsval;
-		f->ts_recent_s = (uint32_t)(env->now_ns / NS_PER_S);
-	}
+	rx_ts_recent(f, s, env->now_ns);
 	if (!fast_rx_ack(f, s, env, r))
 		return;
 	if (s->len && (f->flags & FLOW_ORPHAN)) { /* RFC 9293 3.6.1: data for nobody */

@@ -37,7 +37,7 @@ struct rx_result {
 	uint32_t action;
 	enum counter_id counter; /* what to count beside: a drop, a duplicate...; CNT_COUNT: nothing */
 	uint32_t stores;
-	struct rx_store store[2];
+	struct rx_store store[REASM_STORES];
 	uint32_t delivered; /* bytes by which rcv_end moved */
 	uint32_t acked;     /* payload bytes by which snd_una moved */
 	bool recovered;     /* the fast retransmit is the first of its loss event, for the counter */

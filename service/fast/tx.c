@@ -53,6 +53,17 @@ static uint16_t tx_window(struct flow *f)
 	return (uint16_t)MIN(wnd, 65535u);
 }
 
+static void tx_sack(const struct flow *f, struct wire_segment *w)
+{
+	struct reasm_piece piece[ARRAY_SIZE(w->sack)];
+
+	w->sack_count = (uint8_t)reasm_sack(&f->ooo, f->ooo_piece, piece, f->flags & FLOW_TS ? 3 : ARRAY_SIZE(piece));
+	for (unsigned i = 0; i < w->sack_count; i++) {
+		w->sack[i].start = f->rcv_base + piece[i].start;
+		w->sack[i].end = f->rcv_base + piece[i].end;
+	}
+}
+
 /* Header of a segment at wire sequence @seq; takes the ACK along. */
 static void tx_header(struct fast_thread *t, struct flow *f, struct wire_segment *w, uint32_t seq, uint8_t flags)
 {
@@ -66,11 +77,8 @@ static void tx_header(struct fast_thread *t, struct flow *f, struct wire_segment
 		.tsecr = f->ts_recent,
 		.ip_id = f->ip_id++,
 	};
-	if (f->flags & FLOW_SACK && !reasm_empty(&f->ooo)) {
-		w->sack_count = 1;
-		w->sack[0].start = f->rcv_base + f->ooo.start;
-		w->sack[0].end = f->rcv_base + f->ooo.end;
-	}
+	if (f->flags & FLOW_SACK && unlikely(!reasm_empty(&f->ooo)))
+		tx_sack(f, w);
 }
 
 /* The copy from the ring at @off; the sum is that of what was written. */

@@ -91,8 +91,10 @@ static bool up_frozen(struct fast_thread *t, const struct flow *f)
 		.rate_bps = f->rate_bps,
 		.mss = f->mss,
 		.counts = up_counts(t, f),
+		.ooo = f->ooo,
 	};
 
+	memcpy(z.ooo_piece, f->ooo_piece, sizeof z.ooo_piece);
 	return up_event(t, UP_FROZEN, &z, sizeof z);
 }
 

@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 6u
+#define IPC_ABI_VERSION 7u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -211,7 +211,8 @@ struct ipc_page {
 	X(RETRY, "retry", "another transaction on it was running")                               \
 	X(DISABLED, "disabled", "configuration leaves this port to Linux")                       \
 	X(ERROR, "error", "an unexpected error of a system call")                                \
-	X(USED, "used", "another process uses it as well")
+	X(USED, "used", "another process uses it as well")                                       \
+	X(GAPS, "gaps", "data arrived out of order, which only Linux's socket has")
 
 enum ipc_reason {
 #define X(id, name, help) IPC_REASON_##id,

@@ -473,6 +473,19 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
 	verdict_timers(s);
 }
 
+/*
+ * Does Linux have data beyond what it acknowledges? They cannot be read, and what was selectively acknowledged the peer
+ * sends again only after a time-out: the connection stays there until the gap is filled. A block that lies before is of
+ * the heartbeat's old byte (RFC 2883).
+ */
+static bool adopt_has_gaps(const struct segment *answer)
+{
+	for (uint32_t i = 0; i < answer->opt.sack_count; i++)
+		if (seq_gt(answer->opt.sack[i].end, answer->ack))
+			return true;
+	return false;
+}
+
 /* A frame of the socket, from the TAP, while the transaction runs. */
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len)
 {
@@ -491,6 +504,8 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg,
 		counter_add(&s->counters, CNT_HEARTBEAT_ACK, 1);
 		if (adopt_fails(s, 6))
 			adopt_cancel(s, c, IPC_REASON_FAULT);
+		else if (adopt_has_gaps(seg))
+			adopt_cancel(s, c, IPC_REASON_GAPS);
 		else
 			adopt_commit(s, c, seg);
 		return;

@@ -235,9 +235,11 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.rttvar_us = z->rttvar_us,
 		.opts = z->opts,
 		.counts = z->counts,
+		.ooo = z->ooo,
 	};
 	struct cc_state keep = c->cc_state;
 
+	memcpy(init.ooo_piece, z->ooo_piece, sizeof init.ooo_piece);
 	congest_install(s, c, c->sock.congestion, z->srtt_us, z->mss);
 	c->cc_state = keep;
 	down_send(s, c->thread, CMD_INSTALL, &init, sizeof init);
@@ -265,13 +267,14 @@ void leave_failed(struct slow *s, struct conn *c)
 	leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
 }
 
-static void leave_copy(uint8_t *to, const uint8_t *from, uint32_t size, uint64_t start, uint64_t end)
+/* The low halves of offsets will do. */
+static void leave_copy(uint8_t *to, const uint8_t *from, uint32_t size, uint32_t start, uint32_t end)
 {
-	while (start < end) {
-		uint32_t at = (uint32_t)(start & (size - 1)), n = (uint32_t)MIN(end - start, (uint64_t)(size - at));
+	for (uint32_t left = end - start, n; left; start += n, left -= n) {
+		uint32_t at = start & (size - 1);
 
+		n = MIN(left, size - at);
 		memcpy(to + at, from + at, n);
-		start += n;
 	}
 }
 
@@ -326,7 +329,12 @@ static bool leave_room(struct app *to, const struct conn *c, uint32_t take, uint
 /* The live bytes of what is received, and of what is sent, to @off in the mover's memory, at the same offsets. */
 static void leave_copy_rx(struct conn *c, const struct up_frozen *z, uint64_t off)
 {
-	leave_copy(c->mover.app->buf + off, c->app->buf + c->rx_off, c->rx_size, z->rcv_read, z->rcv_end);
+	uint8_t *to = c->mover.app->buf + off;
+	const uint8_t *from = c->app->buf + c->rx_off;
+
+	leave_copy(to, from, c->rx_size, (uint32_t)z->rcv_read, (uint32_t)z->rcv_end);
+	for (uint32_t i = 0; i < z->ooo.count; i++)
+		leave_copy(to, from, c->rx_size, z->ooo_piece[i].start, z->ooo_piece[i].end);
 	app_park(c->app, c->slot, true, c->rx_off, c->rx_size); /* a thread of it may still be copying there */
 	c->rx_off = off;
 }
@@ -335,7 +343,8 @@ static void leave_copy_tx(struct conn *c, const struct up_frozen *z, uint64_t of
 {
 	struct app *from = conn_tx_app(c);
 
-	leave_copy(c->mover.app->buf + off, from->buf + c->tx_off, c->tx_size, z->snd_una, z->snd_end);
+	leave_copy(c->mover.app->buf + off, from->buf + c->tx_off, c->tx_size, (uint32_t)z->snd_una,
+		   (uint32_t)z->snd_end);
 	app_park(from, conn_tx_slot(c), false, c->tx_off, c->tx_size);
 	c->tx_off = off;
 }

@@ -20,6 +20,7 @@
 
 #define RESTORE_SETTLE_NS (50 * NS_PER_MS)
 #define RESTORE_FIN_MS 5 /* between attempts to tell Linux of a FIN */
+#define RESTORE_MSS 8192u
 
 /*
  * Is a thread of the application between its look at the slot and the end of its shutdown()? It
@@ -100,6 +101,29 @@ static void restore_ack(struct slow *s, struct conn *c)
 	loop_flush(s->env.loop);
 }
 
+/*
+ * What came out of order goes to Linux in the same way as it came: the peer may have been told that it is here, and
+ * would send it again only after a time-out.
+ */
+static void restore_gaps(struct slow *s, struct conn *c, const struct up_frozen *z)
+{
+	const uint8_t *buf = c->app ? c->app->buf + c->rx_off : NULL;
+	uint8_t payload[RESTORE_MSS], frame[WIRE_HDR_MAX + RESTORE_MSS];
+	struct shadow_seq q = restore_seq(s, c);
+
+	for (uint32_t i = 0; buf && !z->fin_rcvd && i < z->ooo.count; i++) {
+		uint32_t end = z->ooo_piece[i].end, n;
+
+		for (uint32_t at = z->ooo_piece[i].start; at != end; at += n) {
+			uint32_t from = at & (c->rx_size - 1);
+
+			n = MIN(MIN(end - at, c->rx_size - from), MIN((uint32_t)z->mss, RESTORE_MSS));
+			memcpy(payload, buf + from, n); /* once: it is the application's memory */
+			linux_inject(s, frame, shadow_data(&q, frame, at - (uint32_t)z->rcv_end, payload, n));
+		}
+	}
+}
+
 /* What the peer has said and Linux has not heard. */
 static void restore_replay(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
@@ -113,6 +137,7 @@ static void restore_replay(struct slow *s, struct conn *c, const struct up_froze
 		linux_inject(s, frame, shadow_ack(&q, frame, q.snd_nxt));
 	if (both)
 		restore_fin(s, c);
+	restore_gaps(s, c, z);
 	leave_give_held(s, c, true);
 }
 

@@ -15,7 +15,7 @@ import pytest
 
 from frames import RST, SYN, Wire
 from lab import BUILD, echo_once, scale, tool, wait_for
-from test_adopt import BAD_WIRES, finish, talk
+from test_adopt import BAD_WIRES, finish, kept_promises, talk
 from test_firewall import fast_conversation
 
 PORT = 9000
@@ -133,6 +133,7 @@ def test_bad_wire(make_lab, wire):
     lab = make_lab("shared", middlebox=BAD_WIRES[wire])
     with Releasing(lab):
         talk(lab, scale(600, 80), 30, 100000, 3, seconds=90)
+    kept_promises(lab)
     returned(lab, 10, clean=False)
 
 

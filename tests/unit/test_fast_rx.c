@@ -127,29 +127,81 @@ static void bad_checksum_changes_nothing(void **state)
 	assert_int_equal(lab_up(h, NULL, 0), -1);
 }
 
-static void out_of_order_is_acked_at_once_with_sack(void **state)
+/* One ACK went out, at @ack, with @count blocks, the first of which is [start, end). */
+static void expect_sack(uint32_t ack, uint32_t count, uint32_t start, uint32_t end)
 {
 	struct segment s;
 
+	assert_true(lab_sent(h, &s));
+	assert_int_equal(s.ack, ack);
+	assert_int_equal(s.opt.sack_count, count);
+	assert_int_equal(s.opt.sack[0].start - h->init.rcv_base, start);
+	assert_int_equal(s.opt.sack[0].end - h->init.rcv_base, end);
+}
+
+static void out_of_order_is_acked_at_once_with_sack(void **state)
+{
 	(void)state;
 	lab_send(h, (struct lab_seg){.seq = 1000, .len = 500, .window = 512});
 	lab_send(h, (struct lab_seg){.seq = 1500, .len = 500, .window = 512});
+	lab_send(h, (struct lab_seg){.seq = 1000, .len = 500, .window = 512}); /* once more */
 	turn(1);
-	for (uint32_t end = 1500; end <= 2000; end += 500) {
-		assert_true(lab_sent(h, &s));
-		assert_int_equal(s.ack, 0);
-		assert_int_equal(s.opt.sack_count, 1);
-		assert_int_equal(s.opt.sack[0].start - h->init.rcv_base, 1000);
-		assert_int_equal(s.opt.sack[0].end - h->init.rcv_base, end);
-	}
-	lab_send(h, (struct lab_seg){.seq = 3000, .len = 500, .window = 512}); /* no second interval */
-	turn(1);
-	expect_ack(0);
-	assert_int_equal(lab_counter(h, CNT_DROP_OOO), 1);
+	expect_sack(0, 1, 1000, 1500);
+	expect_sack(0, 1, 1000, 2000);
+	expect_sack(0, 1, 1000, 2000);
 	lab_send(h, (struct lab_seg){.len = 1000, .window = 512});
 	turn(1);
 	expect_ack(2000);
 	assert_int_equal(lab_read(h, 0, 5000), 2000);
+}
+
+static void several_gaps_are_kept_up_to_a_limit(void **state)
+{
+	uint32_t i;
+
+	(void)state;
+	for (i = 1; i <= REASM_PIECES; i++) {
+		lab_send(h, (struct lab_seg){.seq = 200 * i, .len = 100, .window = 512});
+		turn(1);
+		expect_sack(0, MIN(i, 3u), 200 * i, 200 * i + 100);
+	}
+	lab_send(h, (struct lab_seg){.seq = 200 * i, .len = 100, .window = 512});
+	turn(1);
+	expect_sack(0, 3, 200 * (i - 1), 200 * (i - 1) + 100);
+	assert_int_equal(lab_counter(h, CNT_DROP_OOO), 1);
+	for (i = 0; i <= REASM_PIECES; i++) {
+		lab_send(h, (struct lab_seg){.seq = 200 * i, .len = i ? 100 : 200, .window = 512});
+		lab_send(h, (struct lab_seg){.seq = 200 * i + 100, .len = 100, .window = 512});
+		turn(1);
+		while (lab_sent(h, &(struct segment){0}))
+			;
+	}
+	lab_send(h, (struct lab_seg){.seq = 200 * i, .len = 100, .window = 512});
+	turn(50000);
+	expect_ack(200 * i + 100);
+	assert_int_equal(lab_read(h, 0, 5000), 200 * i + 100);
+}
+
+/* The ACK of a segment that comes again, as its first one was lost, has its timestamp: see rx_sequence(). */
+static void a_repeated_segment_has_its_timestamp_echoed(void **state)
+{
+	struct segment s;
+
+	(void)state;
+	lab_send(h, (struct lab_seg){.len = 1000, .window = 512, .tsval = 6000});
+	lab_send(h, (struct lab_seg){.seq = 1000, .len = 1000, .window = 512, .tsval = 6000});
+	turn(1);
+	assert_true(lab_sent(h, &s));
+	assert_int_equal(s.opt.tsecr, 6000);
+	lab_send(h, (struct lab_seg){.len = 1000, .window = 512, .tsval = 7000});
+	turn(1);
+	assert_true(lab_sent(h, &s));
+	assert_int_equal(s.ack, 2000);
+	assert_int_equal(s.opt.tsecr, 7000);
+	lab_send(h, (struct lab_seg){.len = 1000, .window = 512, .tsval = 6500}); /* an old duplicate */
+	turn(1);
+	assert_true(lab_sent(h, &s));
+	assert_int_equal(s.opt.tsecr, 7000);
 }
 
 static void overlap_keeps_the_byte_received_first(void **state)
@@ -486,6 +538,8 @@ int main(void)
 		T(quickack_is_quick),
 		T(bad_checksum_changes_nothing),
 		T(out_of_order_is_acked_at_once_with_sack),
+		T(several_gaps_are_kept_up_to_a_limit),
+		T(a_repeated_segment_has_its_timestamp_echoed),
 		T(overlap_keeps_the_byte_received_first),
 		T(old_data_is_acked_and_dropped),
 		T(beyond_the_window_is_refused),
