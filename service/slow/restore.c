@@ -103,7 +103,7 @@ static void restore_ack(struct slow *s, struct conn *c)
 
 /*
  * What came out of order goes to Linux in the same way as it came: the peer may have been told that it is here, and
- * would send it again only after a time-out.
+ * would send it again only after a time-out. Without a timestamp, as a frame from the wire may have got ahead of it (PAWS).
  */
 static void restore_gaps(struct slow *s, struct conn *c, const struct up_frozen *z)
 {
@@ -111,6 +111,7 @@ static void restore_gaps(struct slow *s, struct conn *c, const struct up_frozen 
 	uint8_t payload[RESTORE_MSS], frame[WIRE_HDR_MAX + RESTORE_MSS];
 	struct shadow_seq q = restore_seq(s, c);
 
+	q.has_ts = false;
 	for (uint32_t i = 0; buf && !z->fin_rcvd && i < z->ooo.count; i++) {
 		uint32_t end = z->ooo_piece[i].end, n;
 
