@@ -29,17 +29,16 @@ static int fail(int err)
  * The last descriptor of an adopted connection goes while other threads are inside a call on it. Linux keeps a
  * connection until such calls have returned; so a descriptor of our own stays until then.
  */
-static void linger(struct sock *s)
+static void linger(struct sock *s, int last)
 {
 	bool inside =
 		sock_state(s) != SOCK_LINUX && atomic_load_explicit(&s->file.refs, memory_order_relaxed) >= FILE_CALL;
 	int fd;
 
 	/* or wait outside of it: pairs with the count, which is raised before the look into the table */
-	if ((!inside && !atomic_load_explicit(&s->outside, memory_order_seq_cst)) ||
-	    atomic_load_explicit(&s->file.fds, memory_order_relaxed) != 1 || s->late_fd)
+	if ((!inside && !atomic_load_explicit(&s->outside, memory_order_seq_cst)) || s->late_fd)
 		return;
-	fd = (int)syscall(SYS_fcntl, s->fd, F_DUPFD_CLOEXEC, 500L);
+	fd = (int)syscall(SYS_fcntl, last, F_DUPFD_CLOEXEC, 500L);
 	if (fd < 0)
 		return;
 	fd_set_file(fd, NULL);
@@ -76,9 +75,11 @@ struct sock *close_begin(int fd)
 	if (!f)
 		return NULL;
 	s = f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
-	if (s)
-		linger(s);
-	if (!file_lose(f) && s) {
+	if (file_lose_one(f)) {
+		if (s)
+			linger(s, fd);
+		file_closed(f);
+	} else if (s) {
 		/* another descriptor of it lives on: the one we use for the kernel socket must be alive */
 		if (s->fd == fd)
 			s->fd = fd_find(f);

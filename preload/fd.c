@@ -165,12 +165,18 @@ bool fd_is_own(int fd)
 	return (unsigned)fd < FD_MAX && atomic_load_explicit(&fd_table[fd], memory_order_relaxed) == &own;
 }
 
+bool file_lose_one(struct file *f)
+{
+	return atomic_fetch_sub_explicit(&f->fds, 1, memory_order_acq_rel) == 1;
+}
+
 bool file_lose(struct file *f)
 {
-	if (atomic_fetch_sub_explicit(&f->fds, 1, memory_order_acq_rel) != 1)
-		return false;
-	file_closed(f);
-	return true;
+	bool last = file_lose_one(f);
+
+	if (last)
+		file_closed(f);
+	return last;
 }
 
 static void file_drop(struct file *f)

@@ -107,8 +107,10 @@ void fd_set_brief(int fd, uint64_t word);
 void fd_forget(int fd);
 /* The same; what the entry held is the caller's: file_lose(), then file_put(). NULL: it is none of ours. */
 struct file *fd_take(int fd);
-/* @f has a descriptor less. Returns true if that was its last one. */
+/* @f has a descriptor less. Returns true if that was its last one: then it has been told, file_closed(). */
 bool file_lose(struct file *f);
+/* The same, but the caller calls file_closed(). */
+bool file_lose_one(struct file *f);
 /* The highest descriptor that was ever in the table, or -1. */
 int fd_top(void);
 /* A descriptor of @f, or -1. */

@@ -23,20 +23,7 @@ def pytest_configure(config):
 
 pytest_runtest_makereport = net.pytest_runtest_makereport
 make_lab = net.make_lab
-
-
-def known():
-    """Tests that are known to fall short, with the reason."""
-    with open(os.path.join(os.path.dirname(os.path.realpath(__file__)), "known.txt")) as f:
-        return dict(line.rstrip("\n").split("\t") for line in f if line.strip() and not line.startswith("#"))
-
-
-def pytest_collection_modifyitems(config, items):
-    net.pytest_collection_modifyitems(config, items)
-    reasons = known()
-    for item in items:
-        if item.name in reasons:
-            item.add_marker(pytest.mark.xfail(reason=reasons[item.name], strict=False))
+pytest_collection_modifyitems = net.pytest_collection_modifyitems
 
 
 @pytest.fixture(params=["shared", "exclusive"] if net.lab_module.FULL else ["shared"])

@@ -133,8 +133,9 @@ def nginx_pipeline(lab, number, made):
 
 
 def back_and_forth(lab, name, pipelines, least):
-    """All connections stay, with every byte right, while @least of them go back, and come again."""
-    with carried(lab, name, connections=len(pipelines), share=0.5):
+    """All connections stay, with every byte right, while @least of them go back, and come again. How much the service
+    carries depends on how fast they are given back: one in ten milliseconds, as soon as it is there."""
+    with carried(lab, name, connections=len(pipelines), share=0.2):
         with ReleasingSome(lab, 0.01) as r:
             r.times(least, scale(400, 30))
         assert all(p.answers > 0 for p in pipelines), [p.answers for p in pipelines]

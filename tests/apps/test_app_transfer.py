@@ -115,6 +115,19 @@ def exchange(lab, port, connections=3, terminal=False):
         s.close()
 
 
+def await_attached(lab, port):
+    """A conversation until it is carried: XDP is attached on demand, and a program that is short of it may be over."""
+    s = lab.connect(port, timeout=20)
+    f = s.makefile("rb", 1 << 16)
+
+    def is_carried():
+        echo(s, f, (data_of(i, 1 + 150 * i) for i in range(20)))
+        return lab.plain or lab.counters()["adopted"] > 0
+
+    wait_for(is_carried, 10, "a connection adopted")
+    s.close()
+
+
 # socat's writes to a pipe must not block, or it and whoever reads the pipe wait for each other: pieces of a page
 SOCAT = {
     "PIPE": ["-b", "4096", "TCP-LISTEN:{p},fork,reuseaddr,bind={a}", "PIPE"],
@@ -134,6 +147,8 @@ def test_socat(lab, how):
         lab.spawn(lab.client, [need("socat"), "-b", 4096, "TCP-LISTEN:%d,fork,reuseaddr,bind=%s" % (q, lab.sources[0]), "PIPE"])
         wait_for(lambda: lab.client.run(["ss", "-tlnH", "sport = :%d" % q]).stdout, 10, "back end")
     lab.run_server([need("socat"), *argv], p)
+    if "nofork" in how:  # each connection is a program of its own
+        await_attached(lab, p)
     with carried(lab, "socat, " + how, connections=6 if how == "relay" else 3):
         exchange(lab, p, terminal="terminal" in how)
 

@@ -135,12 +135,16 @@ echo(s)""",
 }
 
 
+# What stays with Linux by design: two processes take their events from one place, and only the kernel's is shared.
+LEFT = {"epoll instance inherited": "a child uses an epoll instance that it inherited"}
+
+
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_small(lab, what):
     path = write(os.path.join(own_dir(lab, "p"), "server.py"), HEAD + PROGRAMS[what] + "\n")
     p = lab.run_server([PYTHON, "-u", path, lab.addr], ready="ready")
     lab.discard_output(p)
-    with carried(lab, "small: " + what, at_least=10000):
+    with carried(lab, "small: " + what, at_least=10000, exempt=LEFT.get(what)):
         if what == "listener inherited by workers":
             lab.connect(PORT).close()
         s = lab.connect(PORT, timeout=8)
