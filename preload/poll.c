@@ -203,6 +203,27 @@ static int set_arm(struct set *set)
 	return set->core ? wait_fd(set->core, set->contexts) : -1;
 }
 
+/*
+ * A look that is not to wait, while nothing is known of a connection as it is on its way here from another process: it
+ * waits for that, as a receive does, no longer than a thread may have to wait for its processor.
+ */
+static void set_learn(struct set *set)
+{
+	uint64_t until = 0;
+
+	for (nfds_t i = 0; i < set->n; i++) {
+		struct file *f = set->file[i];
+
+		if (!f || f->type != FILE_SOCK || !sock_is_unknown(container_of(f, struct sock, file)))
+			continue;
+		if (!until)
+			until = clock_now_ns() + SOCK_RETURN_NS;
+		while (!wait_sock(container_of(f, struct sock, file), 0, until) &&
+		       sock_is_unknown(container_of(f, struct sock, file)) && clock_now_ns() < until)
+			;
+	}
+}
+
 /* One look, and one sleep if nothing is ready. Returns how many are ready, 0, or -1. */
 static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 {
@@ -211,7 +232,10 @@ static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 
 	set->away = false;
 	ready = set_look(set);
-
+	if (!deadline && set->adopted) {
+		set_learn(set);
+		ready = set_look(set);
+	}
 	if (!ready && deadline && set->adopted) {
 		epfd = set_arm(set);
 		if (epfd < 0 && set->core) {

@@ -19,7 +19,6 @@
 #include "preload/share.h"
 #include "service/base/clock.h"
 
-#define RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
 #define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512 /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
@@ -86,7 +85,7 @@ static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
 		return wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
 	if (dir == IO_OUT || is_readable(s))
 		return clock_now_ns() + SEND_NS;
-	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + RETURN_NS;
+	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + SOCK_RETURN_NS;
 }
 
 void sock_need(struct sock *s, uint32_t halves)
@@ -331,13 +330,29 @@ int sock_error_take(struct sock *s)
 	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
 }
 
+/*
+ * On its way. In an adoption what holds is the kernel's to say: the bytes are still there. On the way back they lie in
+ * the buffers; whether there is room is not known. Of what another process has nothing is known.
+ */
+static uint32_t events_open(const struct sock *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
+	struct timespec none = {0};
+
+	if (sock_state(s) == SOCK_FAST)
+		return is_readable(s) ? EPOLLIN | EPOLLRDNORM : 0;
+	if (sock_state(s) != SOCK_ADOPTING || s->claiming || syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0)
+		return 0;
+	return (uint16_t)p.revents;
+}
+
 uint32_t sock_events(struct sock *s, uint32_t interest)
 {
 	uint32_t status, away, ev = 0;
 	bool fin, shut;
 
-	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
-		return 0; /* whoever waits settles it first */
+	if (unlikely(sock_state(s) != SOCK_FAST || !stream_is_open(&s->st)))
+		return events_open(s); /* whoever waits settles it first */
 	status = stream_status(&s->st);
 	if (status & IPC_ST_ERROR || core_is_dead(s->core))
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |

@@ -29,6 +29,7 @@ enum sock_state {
 #define SLOT_NONE UINT32_MAX
 #define NEVER UINT32_MAX
 #define WAIT_FOREVER UINT64_MAX
+#define SOCK_RETURN_NS (20 * NS_PER_MS) /* a non-blocking receive waits so long for a connection on its way */
 
 struct ep;
 
@@ -286,6 +287,14 @@ static inline bool sock_is_open(const struct sock *s)
 	return state == SOCK_ADOPTING || state == SOCK_AWAY || (state == SOCK_FAST && !stream_is_open(&s->st));
 }
 
+/* Another process has or had it, and nothing is known here yet? */
+static inline bool sock_is_unknown(const struct sock *s)
+{
+	uint32_t state = sock_state(s);
+
+	return state == SOCK_AWAY || (state == SOCK_ADOPTING && s->claiming);
+}
+
 /* ---- ready.c, interest.c, instance.c ---- */
 
 /* News of a slot: settle, mark its items ready, wake epoll instances other than @self. */
@@ -297,6 +306,7 @@ int ep_context(const struct sock *s, struct core *c); /* where its epoll waits, 
 bool ep_items_to_user(struct sock *s);
 void ep_items_to_kernel(struct sock *s);
 void ep_items_mark(struct sock *s, struct ep *self);
+void ep_items_look(struct sock *s); /* what holds while it is on its way; nobody is woken */
 void ep_items_remove(struct sock *s);
 void ep_items_forget(struct sock *s); /* out of the kernel's sets, just before s->fd is closed */
 void ep_free(struct file *f);
