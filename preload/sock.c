@@ -19,8 +19,8 @@
 #include "preload/share.h"
 #include "service/base/clock.h"
 
-#define SEND_NS NS_PER_S           /* a non-blocking send, or a receive that has something to read */
-#define CALL_BYTES 512 /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
+#define SEND_NS NS_PER_S /* a non-blocking send, or a receive that has something to read */
+#define CALL_BYTES 512   /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
 #define BULK_BYTES 32768                /* so much at once is a one-way transfer */
 
