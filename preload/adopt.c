@@ -102,7 +102,6 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 		adopt_undo(s);
 		return;
 	}
-	ep_items_look(s);
 	/* somebody may sleep already, without having armed this context */
 	core_context_arm(c, s->context);
 }

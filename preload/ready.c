@@ -99,17 +99,6 @@ void ep_items_mark(struct sock *s, struct ep *self)
 	}
 }
 
-void ep_items_look(struct sock *s)
-{
-	for (struct item *it = s->items; it; it = it->sock_next) {
-		if (it->where != ITEM_USER || it->events & EPOLLET || !lock_take(&it->ep->lock))
-			continue;
-		if (!it->queued && !it->disabled)
-			item_append(it);
-		lock_drop(&it->ep->lock);
-	}
-}
-
 void ep_all_failed(struct ep *ep)
 {
 	if (!lock_take(&ep->lock))
@@ -185,8 +174,7 @@ static uint32_t item_events(struct item *it, struct open *open)
 	if (unlikely(sock_state(it->sock) != SOCK_FAST || sock_is_open(it->sock))) {
 		if (open->n < SETTLE && file_hold(&it->sock->file))
 			open->sock[open->n++] = it->sock;
-		if (it->events & EPOLLET) /* once, when it has arrived */
-			return 0;
+		return 0;
 	}
 	return sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
 }

@@ -22,6 +22,7 @@
 #define SEND_NS NS_PER_S /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512   /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
+#define SURE_BYTES 4096                 /* less than two thirds of any send buffer */
 #define BULK_BYTES 32768                /* so much at once is a one-way transfer */
 
 /* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
@@ -331,18 +332,22 @@ int sock_error_take(struct sock *s)
 }
 
 /*
- * On its way. In an adoption what holds is the kernel's to say: the bytes are still there. On the way back they lie in
- * the buffers; whether there is room is not known. Of what another process has nothing is known.
+ * On its way. In an adoption what holds is the kernel's to say: the bytes are still there. But room for more is certain
+ * only if few are unacknowledged: the service's buffer may be smaller. On the way back they lie in the buffers, and
+ * whether there is room is not known. Of what another process has nothing is known.
  */
 static uint32_t events_open(const struct sock *s)
 {
 	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
 	struct timespec none = {0};
+	int unacked = 0;
 
 	if (sock_state(s) == SOCK_FAST)
 		return is_readable(s) ? EPOLLIN | EPOLLRDNORM : 0;
 	if (sock_state(s) != SOCK_ADOPTING || s->claiming || syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0)
 		return 0;
+	if (p.revents & POLLOUT && (syscall(SYS_ioctl, s->fd, TIOCOUTQ, &unacked) || unacked > SURE_BYTES))
+		p.revents &= (short)~(POLLOUT | POLLWRNORM);
 	return (uint16_t)p.revents;
 }
 

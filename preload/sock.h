@@ -306,7 +306,6 @@ int ep_context(const struct sock *s, struct core *c); /* where its epoll waits, 
 bool ep_items_to_user(struct sock *s);
 void ep_items_to_kernel(struct sock *s);
 void ep_items_mark(struct sock *s, struct ep *self);
-void ep_items_look(struct sock *s); /* what holds while it is on its way; nobody is woken */
 void ep_items_remove(struct sock *s);
 void ep_items_forget(struct sock *s); /* out of the kernel's sets, just before s->fd is closed */
 void ep_free(struct file *f);
