@@ -155,6 +155,13 @@ $(TALK): $(call objs,$(wildcard tests/net/talk/*.c))
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 TOOLS += $(TALK)
+# random socket operations between processes of this host
+OPS := $(BUILD)/tests/local/ops
+$(OPS): $(call objs,$(wildcard tests/local/ops*.c))
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+TOOLS += $(OPS)
 XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
 $(call objs,$(XLOAD_SRC)): CPPFLAGS := -I.
 $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
