@@ -115,8 +115,8 @@ int actor_main(int ctl, const char *table);
 int channel_send(int s, const void *msg, size_t n, int fd); /* fd: goes along unless negative */
 ssize_t channel_recv(int s, void *msg, size_t n, int *fd);
 void say(struct answer *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void say_result(struct answer *a, int64_t r, int error);
-void *actor_room(void); /* LONGEST bytes of this thread */
+void say_result(struct answer *a, int64_t r); /* and errno, if it failed */
+void *actor_room(void);                       /* LONGEST bytes of this thread */
 struct timespec timespec_ms(int ms);
 int64_t clock_us(void);
 

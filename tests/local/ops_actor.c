@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define ALARM_S 20
-#define ASLEEP_MS 30
+#define ASLEEP_MS 500
 #define JOIN_MS (ANSWER_MS / 2)
 
 int actor_fds[ENDS][COPIES];
@@ -48,8 +48,10 @@ void say(struct answer *a, const char *format, ...)
 	va_end(ap);
 }
 
-void say_result(struct answer *a, int64_t r, int error)
+void say_result(struct answer *a, int64_t r)
 {
+	int error = errno;
+
 	a->r = r;
 	a->error = r < 0 ? error : 0;
 	if (r < 0)
@@ -254,7 +256,7 @@ static void actor_pass(const struct order *o, struct answer *a, int s)
 
 	if (o->op == DO_PASS) {
 		say(a, "SCM_RIGHTS");
-		say_result(a, channel_send(s, &byte, 1, actor_fds[o->end][o->copy]), errno);
+		say_result(a, channel_send(s, &byte, 1, actor_fds[o->end][o->copy]));
 	} else {
 		a->r = channel_recv(s, &byte, 1, &fd);
 		actor_fds[o->end][o->copy] = fd;

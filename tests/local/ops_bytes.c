@@ -25,6 +25,7 @@ bool play_send(void)
 	if (out_of(e)->state == FULL) {
 		o.flags = MSG_DONTWAIT;
 		o.n = 1 + rnd(1000);
+		o.some = 1; /* a probe of the window may have made room */
 	} else {
 		o.how = (uint8_t)rnd(SEND_HOWS);
 		o.n = rnd_length(end_open(e ^ 1) && !conn_of(e)->reset ? room : 2000);
@@ -131,7 +132,7 @@ bool play_take(void)
 		return false;
 	in = in_of(e);
 	o = order_on(e, who, DO_TAKE);
-	o.how = (uint8_t)rnd(RECV_HOWS);
+	o.how = how_to_take(e);
 	o.n = 1 + rnd((uint32_t)(unread(e) < 4096 || in->state == FLOWS ? unread(e) : 4096));
 	o.arg = (int)rnd_length(LONGEST);
 	if (o.arg < (int)o.n / 50)

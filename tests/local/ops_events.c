@@ -116,7 +116,7 @@ static int order_poll(const struct order *o, struct answer *a)
 			}
 	r = poll(p, n, 0);
 	say(a, "poll");
-	say_result(a, r, errno);
+	say_result(a, r);
 	for (nfds_t i = 0; i < n; i++)
 		if (p[i].revents)
 			say_end(a, ends[i], (uint32_t)p[i].revents);
@@ -146,7 +146,7 @@ static int order_select(const struct order *o, struct answer *a)
 	}
 	r = select(top + 1, &in, &out, &ex, &now);
 	say(a, "select");
-	say_result(a, r, errno);
+	say_result(a, r);
 	for (unsigned int e = 0; e < ENDS && r > 0; e++)
 		if (fd[e] >= 0 && (FD_ISSET(fd[e], &in) || FD_ISSET(fd[e], &out) || FD_ISSET(fd[e], &ex)))
 			say_end(a, e,
@@ -210,7 +210,7 @@ static void order_wait(const struct order *o, struct answer *a)
 	}
 	say(a, "%s", names[o->how]);
 	say_end(a, o->end, events);
-	say_result(a, r, errno);
+	say_result(a, r);
 	if (r > 0)
 		say_end(a, o->end, got);
 }
@@ -229,7 +229,7 @@ static void order_epoll_ctl(const struct order *o, struct answer *a)
 	say(a, "epoll_ctl %s", names[o->arg]);
 	say_end(a, o->end, e.events);
 	say(a, "%s%s", o->flags & (int)EPOLLET ? " ET" : "", o->flags & (int)EPOLLONESHOT ? " ONESHOT" : "");
-	say_result(a, r, errno);
+	say_result(a, r);
 }
 
 /* Events are shown by end: in which order the ready list has them is nobody's business. */
@@ -242,7 +242,7 @@ static void order_epoll_wait(struct answer *a)
 		ep = epoll_create1(EPOLL_CLOEXEC);
 	r = epoll_wait(ep, e, ENDS, 0);
 	say(a, "epoll_wait");
-	say_result(a, r, errno);
+	say_result(a, r);
 	for (unsigned int end = 0; end < ENDS; end++)
 		for (int i = 0; i < r; i++)
 			if (e[i].data.u32 == end)

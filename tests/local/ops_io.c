@@ -15,7 +15,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define STABLE_MS 20
+#define STABLE_MS 10
+#define STABLE_TIMES 2
 #define FILL_MOST (64u << 20)
 
 static const char *const send_names[] = {"send",     "write",    "writev",    "sendmsg", "sendto",
@@ -69,7 +70,7 @@ static ssize_t send_two(int fd, uint8_t *buf, size_t n, int flags, bool cork)
 
 	if (cork)
 		setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
-	r = send(fd, buf, first, flags | (cork ? 0 : MSG_MORE));
+	r = send(fd, buf, first, flags | (cork || n == 1 ? 0 : MSG_MORE));
 	if (r == (ssize_t)first && n > first)
 		r2 = send(fd, buf + first, n - first, flags);
 	error = errno;
@@ -159,7 +160,7 @@ static void order_push(const struct order *o, struct answer *a, int fd)
 	uint64_t done = push(fd, o->n, (size_t)o->arg, o->key, o->pos, o->how);
 
 	say(a, "%s all of %lu", send_names[o->how], o->n);
-	say_result(a, done == o->n ? (int64_t)done : -1, errno);
+	say_result(a, done == o->n ? (int64_t)done : -1);
 }
 
 static void order_send(const struct order *o, struct answer *a, int fd)
@@ -171,10 +172,24 @@ static void order_send(const struct order *o, struct answer *a, int fd)
 	say(a, "%s %lu", send_names[o->how], o->n);
 	say_flags(a, o->flags);
 	r = send_one(o->how, fd, buf, o->n, o->flags);
-	say_result(a, r, errno);
+	if (o->some && (r > 0 || errno == EAGAIN)) {
+		a->r = r;
+		say(a, ": some, or EAGAIN");
+	} else {
+		say_result(a, r);
+	}
 }
 
-/* Until nothing was taken for a while: how much that is differs from run to run. */
+/* Nothing was taken for a while, and for another one. */
+static bool is_full(int fd)
+{
+	for (int i = 0; i < STABLE_TIMES; i++)
+		if (until(fd, POLLOUT, STABLE_MS))
+			return false;
+	return true;
+}
+
+/* How much is taken differs from run to run. */
 static void order_fill(const struct order *o, struct answer *a, int fd)
 {
 	uint8_t *buf = actor_room();
@@ -186,9 +201,9 @@ static void order_fill(const struct order *o, struct answer *a, int fd)
 		r = send(fd, buf, (size_t)o->arg, MSG_DONTWAIT);
 		if (r > 0)
 			done += (uint64_t)r;
-	} while (done < FILL_MOST && (r > 0 || (errno == EAGAIN && until(fd, POLLOUT, STABLE_MS))));
+	} while (done < FILL_MOST && (r > 0 || (errno == EAGAIN && !is_full(fd))));
 	say(a, "fill by %d: %s, then", o->arg, done ? "some" : "nothing");
-	say_result(a, r, errno);
+	say_result(a, r);
 	a->r = (int64_t)done;
 }
 
@@ -209,7 +224,7 @@ static void order_recv(const struct order *o, struct answer *a, int fd)
 	say(a, "%s %lu", recv_names[o->how], o->n);
 	say_flags(a, o->flags);
 	r = recv_one(o->how, fd, buf, o->n, o->flags);
-	say_result(a, r, errno);
+	say_result(a, r);
 	if (r > 0 && !(o->flags & MSG_TRUNC))
 		say_bytes(a, o, buf, (size_t)r);
 }

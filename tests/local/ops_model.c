@@ -9,7 +9,7 @@
  *    unread bytes or SO_LINGER, bytes for an end that is closed) is played when all has
  *    arrived, and never with a stream behind it that is full.
  *  - After a stream was filled, how much Linux takes, and when it is writable again, is not
- *    foretold: until it is drained nothing but EAGAIN is asked of its writer.
+ *    foretold: until it is drained its writer is asked nothing that depends on that.
  *  - Edges: an end that sends FIN, or that waited for room, gets wake-ups at times of its own
  *    (EPOLLET reports them), so it is taken out of the epoll sets before if it is there so.
  */
@@ -338,6 +338,7 @@ void do_send(int e, int who, struct order *o)
 	o->key = out->key;
 	o->pos = out->sent;
 	perform(who, o, &a);
+	end_of(e ^ 1)->news |= o->some;
 	if (a.r <= 0)
 		return;
 	if (refused) {
@@ -348,6 +349,14 @@ void do_send(int e, int who, struct order *o)
 	end_of(e ^ 1)->news = true;
 }
 
+/* recvmmsg() says a socket's error before it looks for bytes. */
+uint8_t how_to_take(int e)
+{
+	uint8_t how = (uint8_t)rnd(RECV_HOWS);
+
+	return how == RECV_RECVMMSG && conn_of(e)->reset ? RECV_RECV : how;
+}
+
 /* Reads all there is, also what the writer's side still keeps. */
 void drain(int e, int who)
 {
@@ -355,7 +364,7 @@ void drain(int e, int who)
 	struct order o = order_on(e, who, DO_TAKE);
 	struct answer a;
 
-	o.how = (uint8_t)rnd(RECV_HOWS);
+	o.how = how_to_take(e);
 	o.arg = (int)rnd_length(LONGEST);
 	if (in->state != FLOWS && o.arg < 10000)
 		o.arg = 10000;

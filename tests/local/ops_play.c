@@ -151,7 +151,7 @@ static bool play_connect(void)
 	}
 	o = (struct order){.op = DO_ACCEPT, .how = (uint8_t)rnd(2), .end = (uint8_t)(2 * c + 1)};
 	perform(server, &o, &a);
-	if (!one_in(6)) {
+	if (!one_in(12)) {
 		set_nodelay(2 * c, client);
 		set_nodelay(2 * c + 1, server);
 	}

@@ -100,6 +100,7 @@ void end_process(int who, bool by_signal);
 bool may_shutdown(int e, int how);
 void do_shutdown(int e, int who, int how);
 void do_send(int e, int who, struct order *o);
+uint8_t how_to_take(int e); /* a call of those that may read bytes that are there */
 void drain(int e, int who);
 bool stream_new(struct stream *s);
 

@@ -9,7 +9,8 @@
 #include <poll.h>
 
 #define SLEEP_MS 4000
-#define WOKEN_LENGTH 1000 /* one segment: what wakes the reader is all there is */
+#define PUSHED (16u << 20) /* more than any buffer takes */
+#define WOKEN_LENGTH 1000  /* one segment: what wakes the reader is all there is */
 
 enum sleep_in { IN_RECV, IN_PEEK, IN_WAITALL, IN_WAIT, IN_HOWS };
 
@@ -140,7 +141,7 @@ bool play_sleep(void)
 
 	if (!draw(&e, &who) || (other = end_user(e ^ 1)) < 0 || !may_sleep(e) || !calm(e))
 		return false;
-	if ((wake == WAKE_TIMEOUT && in != IN_WAIT) || (wake == WAKE_RESTART && in == IN_WAIT))
+	if ((wake == WAKE_TIMEOUT && in != IN_WAIT) || (wake == WAKE_RESTART && (in == IN_WAIT || in == IN_WAITALL)))
 		wake = WAKE_DATA;
 	if (!wake_possible(wake, e, other, who))
 		return false;
@@ -150,7 +151,7 @@ bool play_sleep(void)
 	if (in == IN_WAITALL) /* does not end it, unless another wake-up does */
 		send_some(e ^ 1, other, WOKEN_LENGTH / 2);
 	wake_up(wake, e, other, who);
-	if (in == IN_WAITALL && (wake == WAKE_DATA || wake == WAKE_RESTART))
+	if (in == IN_WAITALL && wake == WAKE_DATA)
 		send_some(e ^ 1, other, o.n - unread(e));
 	join(e, who, &a);
 	if (a.r > 0 && (in == IN_RECV || in == IN_WAITALL))
@@ -175,13 +176,13 @@ bool play_sleep_send(void)
 	if (gone && (!last_copy(e ^ 1, other) || !may_close(e ^ 1, false)))
 		return false;
 	s = out_of(e);
-	o = order_on(e, who, in_send ? DO_SEND : DO_WAIT);
+	o = order_on(e, who, !in_send ? DO_WAIT : gone ? DO_PUSH : DO_SEND);
 	o.thread = 1;
 	o.key = s->key;
 	o.pos = s->sent;
-	o.n = in_send ? 1 + rnd(50000) : SLEEP_MS;
+	o.n = !in_send ? SLEEP_MS : gone ? PUSHED : 1 + rnd(50000); /* pushed until the error comes */
 	o.how = in_send ? rnd(SEND_SENDFILE) : rnd(WAIT_HOWS);
-	o.arg = POLLOUT;
+	o.arg = in_send ? LONGEST : POLLOUT;
 	ask(who, &o, &a);
 	s->sent += in_send && !gone ? o.n : 0;
 	if (gone)

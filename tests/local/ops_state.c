@@ -104,7 +104,7 @@ static void order_connect(const struct order *o, struct answer *a)
 	len = address(net_to, o->arg, &sa);
 	r = connect(fd, (struct sockaddr *)&sa, len);
 	say(a, "connect%s", flags ? " NONBLOCK" : "");
-	say_result(a, r, errno);
+	say_result(a, r);
 	if (r < 0 && errno == EINPROGRESS) {
 		p.fd = fd;
 		r = poll(&p, 1, 2000);
@@ -126,7 +126,7 @@ static void order_accept(const struct order *o, struct answer *a)
 			: accept(listener, (struct sockaddr *)&sa, &len);
 
 	say(a, "accept%s", o->how ? "4" : "");
-	say_result(a, fd < 0 ? -1 : 0, errno);
+	say_result(a, fd < 0 ? -1 : 0);
 	say(a, ", address of %u bytes", len);
 	actor_fds[o->end][0] = fd;
 }
@@ -156,11 +156,11 @@ static void order_option(const struct order *o, struct answer *a, int fd)
 
 	if (o->how) {
 		say(a, "set %s %d", row->name, value);
-		say_result(a, setsockopt(fd, row->level, row->option, &value, len), errno);
+		say_result(a, setsockopt(fd, row->level, row->option, &value, len));
 		return;
 	}
 	say(a, "get %s", row->name);
-	say_result(a, getsockopt(fd, row->level, row->option, &value, &len), errno);
+	say_result(a, getsockopt(fd, row->level, row->option, &value, &len));
 	say(a, " value %d length %u", value, len);
 }
 
@@ -170,7 +170,7 @@ static void order_nonblock(const struct order *o, struct answer *a, int fd)
 
 	r = o->how ? ioctl(fd, FIONBIO, &on) : fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
 	say(a, "%s %s", o->how ? "FIONBIO" : "O_NONBLOCK", on ? "on" : "off");
-	say_result(a, r, errno);
+	say_result(a, r);
 	say(a, ", now %s", fcntl(fd, F_GETFL) & O_NONBLOCK ? "on" : "off");
 }
 
@@ -181,9 +181,9 @@ static void order_timeout(const struct order *o, struct answer *a, int fd)
 	char c;
 
 	say(a, "SO_RCVTIMEO %d ms", o->arg);
-	say_result(a, setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv), errno);
+	say_result(a, setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv));
 	say(a, ", recv");
-	say_result(a, recv(fd, &c, 1, 0), errno);
+	say_result(a, recv(fd, &c, 1, 0));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &off, sizeof off);
 }
 
@@ -192,7 +192,7 @@ static void order_inq(struct answer *a, int fd)
 	int n = -1, r = ioctl(fd, FIONREAD, &n);
 
 	say(a, "FIONREAD %d", n);
-	say_result(a, r, errno);
+	say_result(a, r);
 }
 
 /* All has been read by the other end, so nothing remains once its last acknowledgement is there. */
@@ -204,7 +204,7 @@ static void order_outq(struct answer *a, int fd)
 	while ((r = ioctl(fd, SIOCOUTQ, &n)) == 0 && n && clock_us() < end)
 		usleep(500);
 	say(a, "SIOCOUTQ %d", n);
-	say_result(a, r, errno);
+	say_result(a, r);
 }
 
 /* ---- the end ---- */
@@ -214,7 +214,7 @@ static void order_shutdown(const struct order *o, struct answer *a, int fd)
 	static const char *const names[] = {"RD", "WR", "RDWR"};
 
 	say(a, "shutdown %s", names[o->arg]);
-	say_result(a, shutdown(fd, o->arg), errno);
+	say_result(a, shutdown(fd, o->arg));
 }
 
 static void order_close(const struct order *o, struct answer *a, int *fd)
@@ -231,7 +231,7 @@ static void order_close(const struct order *o, struct answer *a, int *fd)
 		close(null);
 	}
 	say(a, "%s", names[o->how]);
-	say_result(a, close(*fd), errno);
+	say_result(a, close(*fd));
 	*fd = -1;
 }
 
@@ -249,7 +249,7 @@ static void order_dup(const struct order *o, struct answer *a, int fd)
 		new_fd = o->how == DUP_DUP2 ? dup2(fd, spare) : dup3(fd, spare, 0);
 	}
 	say(a, "%s", names[o->how]);
-	say_result(a, new_fd < 0 ? -1 : 0, errno);
+	say_result(a, new_fd < 0 ? -1 : 0);
 	actor_fds[o->end][o->arg] = new_fd;
 }
 
