@@ -34,7 +34,7 @@ static struct {
 	_Atomic int tid;   /* pairs with actor_start() */
 	_Atomic bool done; /* pairs with actor_join() */
 } worker;
-static volatile sig_atomic_t pipes; /* SIGPIPE since the last order */
+static __thread volatile sig_atomic_t pipes; /* SIGPIPE that came to this thread */
 
 /* ---- small things ---- */
 
@@ -140,8 +140,11 @@ static void handle(int sig, void (*handler)(int), int flags)
 
 static void carry_out(const struct order *o, struct answer *a)
 {
+	pipes = 0;
 	if (!io_order(o, a) && !events_order(o, a))
 		state_order(o, a);
+	if (pipes)
+		say(a, ", SIGPIPE");
 }
 
 static void *worker_main(void *arg)
@@ -308,13 +311,10 @@ int actor_main(int ctl, const char *table)
 	while (channel_recv(channel, &o, sizeof o, &fd) == sizeof o) {
 		alarm(ALARM_S);
 		memset(&a, 0, sizeof a);
-		pipes = 0;
 		if (o.thread)
 			actor_start(&o);
 		else if (!actor_order(&o, &a, fd))
 			continue;
-		if (pipes)
-			say(&a, ", SIGPIPE");
 		if (channel_send(channel, &a, sizeof a, -1))
 			break;
 	}

@@ -17,6 +17,7 @@
 
 #define STABLE_MS 10
 #define STABLE_TIMES 2
+#define LITTLE 65536
 #define FILL_MOST (64u << 20)
 
 static const char *const send_names[] = {"send",     "write",    "writev",    "sendmsg", "sendto",
@@ -202,7 +203,7 @@ static void order_fill(const struct order *o, struct answer *a, int fd)
 		if (r > 0)
 			done += (uint64_t)r;
 	} while (done < FILL_MOST && (r > 0 || (errno == EAGAIN && !is_full(fd))));
-	say(a, "fill by %d: %s, then", o->arg, done ? "some" : "nothing");
+	say(a, "fill by %d: %s, then", o->arg, done > LITTLE ? "some" : "little");
 	say_result(a, r);
 	a->r = (int64_t)done;
 }

@@ -21,7 +21,7 @@ bool play_poll(void)
 		if (!conn_of(e)->used || !end_of(e)->copies[who] || in_of(e)->state == MURKY)
 			continue;
 		o.mask |= 1u << e;
-		if (out_of(e)->state != MURKY && one_in(2))
+		if (out_of(e)->state == FLOWS && one_in(2))
 			o.mask2 |= 1u << e;
 	}
 	o.end = 0;

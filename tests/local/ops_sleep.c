@@ -50,6 +50,12 @@ static bool wake_possible(enum wake wake, int e, int other, int who)
 	}
 }
 
+/* What was sent just before would be lost, or not. */
+static bool may_reset(enum wake wake)
+{
+	return wake == WAKE_CLOSE || wake == WAKE_LINGER || wake == WAKE_DEATH;
+}
+
 static void send_some(int e, int who, uint64_t n)
 {
 	struct order o = order_on(e, who, DO_SEND);
@@ -148,7 +154,7 @@ bool play_sleep(void)
 	o = order_on(e, who, in == IN_WAIT ? DO_WAIT : DO_RECV);
 	fill_in(&o, in, wake, e);
 	ask(who, &o, &a);
-	if (in == IN_WAITALL) /* does not end it, unless another wake-up does */
+	if (in == IN_WAITALL && !may_reset(wake)) /* does not end it, unless another wake-up does */
 		send_some(e ^ 1, other, WOKEN_LENGTH / 2);
 	wake_up(wake, e, other, who);
 	if (in == IN_WAITALL && wake == WAKE_DATA)
@@ -163,7 +169,7 @@ bool play_sleep(void)
 bool play_sleep_send(void)
 {
 	int e, who, other;
-	bool in_send = one_in(2), gone = one_in(3);
+	bool gone = one_in(3), in_send = gone || one_in(2);
 	struct order o;
 	struct answer a;
 	struct stream *s;
