@@ -84,6 +84,14 @@ def subject(line):
     return m and m[1]
 
 
+def word(line):
+    """What a line is about, without its numbers: the call, its flags, the error."""
+    text = re.sub(r"^\d+ \S( \d[cs])? ", "", line)
+    left, _, right = text.partition(" = ")
+    names = [x for x in left.split() if not re.match(r"\d|[0-9a-f]{8}$", x)]
+    return " ".join(names + re.findall(r"\bE[A-Z]+\b(?!:)|SIGPIPE", right))
+
+
 def context(lines, at, conn):
     """The lines before that are about the same connection, or about a process."""
     near = [x for x in lines[:at] if subject(x) in (conn, None)] if conn else lines[:at]
@@ -117,7 +125,7 @@ class Comparison:
             a, b = left.get(s, []), right.get(s, [])
             self.seeds += 1
             self.lines += len(a)
-            self.words.update(re.sub(r"[\d.]+.*", "", re.sub(r"^\d+ \S (\d[cs] )?", "", x)).strip() for x in a)
+            self.words.update(map(word, a))
             bad = [x for x in a if re.search(r"unsettled|no answer|WRONG|ended (after|by)|does not end|for ever", x)]
             if first_difference(a, b) or bad or not a:
                 self.report(s, a, b, bad)

@@ -67,7 +67,7 @@ static void listen_again(void)
 	script.port = (int)a.r;
 }
 
-static void start_processes(void)
+void start_processes(void)
 {
 	bool again = false;
 

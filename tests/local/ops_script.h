@@ -107,6 +107,7 @@ bool stream_new(struct stream *s);
 /* ops_play.c */
 bool draw(int *e, int *who); /* an open end and a process that may use it */
 bool draw_process(int *who);
+void start_processes(void); /* A and B, if they are not there */
 void play(unsigned int steps);
 
 /* Operations; false: there is nothing to do it with. */

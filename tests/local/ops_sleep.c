@@ -42,7 +42,7 @@ static bool wake_possible(enum wake wake, int e, int other, int who)
 	case WAKE_LINGER:
 		return last_copy(e ^ 1, other) && may_close(e ^ 1, wake == WAKE_LINGER);
 	case WAKE_DEATH:
-		return other != who && end_sole(e ^ 1, other) && other > WHO_B && may_end(other);
+		return other != who && end_sole(e ^ 1, other) && may_end(other);
 	case WAKE_OWN_SHUTDOWN:
 		return may_shutdown(e, 0);
 	default:
@@ -162,6 +162,7 @@ bool play_sleep(void)
 	join(e, who, &a);
 	if (a.r > 0 && (in == IN_RECV || in == IN_WAITALL))
 		in_of(e)->read += (uint64_t)a.r;
+	start_processes();
 	return true;
 }
 

@@ -70,7 +70,7 @@ static socklen_t address(const char *text, int port, struct sockaddr_storage *sa
 static int port_of(int fd, bool peer)
 {
 	struct sockaddr_in sa = {0}; /* an IPv6 address has its port at the same place */
-	struct sockaddr_storage all;
+	struct sockaddr_storage all = {0};
 	socklen_t len = sizeof all;
 
 	if ((peer ? getpeername : getsockname)(fd, (struct sockaddr *)&all, &len))
