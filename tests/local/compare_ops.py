@@ -9,14 +9,15 @@
 A service must be running; TAPAS_SOCKET names its socket, if it is not the usual one. Batches of
 seeds run beside each other. Of each seed that differs the first differing line is shown, with
 what was done to the same connection before, and Linux is asked again: what it does not say twice
-is the instrument's fault, and is told apart. At the end --counter NAME --least N asks `tapas
-stats --json` whether the connections were really carried: NAME is a path of keys with dots, its
-growth during the run must be N at least. OPTION=VALUE goes to ops; --service COMMAND is run in
-the middle of the library's scripts. Exit status 1: a difference, or too little carried.
+is the instrument's fault, and is told apart. At the end --counter NAME --least N (both may be given several times)
+asks `tapas stats --json` whether the connections were really carried: the counter's growth
+during the run must be N at least. OPTION=VALUE goes to ops; --service COMMAND is run in the
+middle of the library's scripts. Exit status 1: a difference, or too little carried.
 """
 import argparse
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import re
@@ -100,10 +101,11 @@ def context(lines, at, conn):
 
 def carried(name):
     """The service's counter of that name."""
-    value = json.loads(subprocess.check_output([TAPAS, "stats", "--json"], text=True))
-    for key in name.split("."):
-        value = value[key]
-    return value
+    stats = json.loads(subprocess.check_output([TAPAS, "stats", "--json"], text=True))
+    values = {c["name"]: c["value"] for c in stats["counters"]}
+    if name not in values:
+        sys.exit("tapas stats has no counter %s" % name)
+    return values[name]
 
 
 class Comparison:
@@ -185,8 +187,8 @@ def arguments():
     p.add_argument("--most", type=int, default=50, help="stop after so many seeds that differ")
     p.add_argument("--plain-twice", action="store_true", help="compare Linux with Linux")
     p.add_argument("--service", help="shell command in the middle of scripts, with the library only")
-    p.add_argument("--counter", help="name of a counter of the service")
-    p.add_argument("--least", type=int, default=1, help="its least growth")
+    p.add_argument("--counter", action="append", default=[], help="name of a counter of the service")
+    p.add_argument("--least", action="append", default=[], type=int, help="its least growth, 1 if not given")
     p.add_argument("--words", action="store_true", help="show how often each call and result came")
     p.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="for ops")
     return p.parse_args()
@@ -197,7 +199,7 @@ def main():
     comparison = Comparison(args)
     if args.seed is not None:
         return 0 if comparison.replay(args.seed) else 1
-    before = carried(args.counter) if args.counter else 0
+    before = [carried(name) for name in args.counter]
     start = time.monotonic()
     comparison.run(args.start, args.count, args.batch, args.jobs, args.most)
     took = time.monotonic() - start
@@ -208,11 +210,11 @@ def main():
         for word, n in sorted(comparison.words.items()):
             print("%7d %s" % (n, word))
     bad = bool(comparison.differ or comparison.unstable)
-    if args.counter:
-        grown = carried(args.counter) - before
-        print("%s: %d more" % (args.counter, grown))
-        if grown < args.least:
-            print("too little was carried: wanted %d at least" % args.least)
+    for name, old, least in itertools.zip_longest(args.counter, before, args.least, fillvalue=1):
+        grown = carried(name) - old
+        print("%s: %d more" % (name, grown))
+        if grown < least:
+            print("too little was carried: wanted %d at least" % least)
             bad = True
     return 1 if bad else 0
 

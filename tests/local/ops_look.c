@@ -58,17 +58,35 @@ bool play_epoll_ctl(void)
 	return true;
 }
 
+/* A process that has something in its epoll instance, if there is one. */
+static bool draw_watcher(int *who)
+{
+	int first = (int)rnd(ENDS * WHO_MAX);
+
+	for (int i = 0; i < ENDS * WHO_MAX; i++) {
+		int e = (first + i) % (ENDS * WHO_MAX) / WHO_MAX;
+
+		*who = (first + i) % WHO_MAX;
+		if (conn_of(e)->used && end_of(e)->watch[*who] && proc_usable(*who))
+			return true;
+	}
+	return draw_process(who);
+}
+
+/* Mostly twice: the second one shows what an edge is, and one shot. */
 bool play_epoll_wait(void)
 {
 	struct order o = {.op = DO_EPOLL_WAIT};
 	struct answer a;
 	int who;
 
-	if (!draw_process(&who))
+	if (!draw_watcher(&who))
 		return false;
 	settle_process(who);
-	ask(who, &o, &a);
-	show(who, -1, a.text);
+	for (int times = one_in(3) ? 1 : 2; times; times--) {
+		ask(who, &o, &a);
+		show(who, -1, a.text);
+	}
 	return true;
 }
 

@@ -50,10 +50,10 @@ static bool wake_possible(enum wake wake, int e, int other, int who)
 	}
 }
 
-/* What was sent just before would be lost, or not. */
-static bool may_reset(enum wake wake)
+/* Does it not wait for what was sent just before? */
+static bool overtakes(enum wake wake)
 {
-	return wake == WAKE_CLOSE || wake == WAKE_LINGER || wake == WAKE_DEATH;
+	return wake != WAKE_DATA && wake != WAKE_FIN;
 }
 
 static void send_some(int e, int who, uint64_t n)
@@ -154,7 +154,7 @@ bool play_sleep(void)
 	o = order_on(e, who, in == IN_WAIT ? DO_WAIT : DO_RECV);
 	fill_in(&o, in, wake, e);
 	ask(who, &o, &a);
-	if (in == IN_WAITALL && !may_reset(wake)) /* does not end it, unless another wake-up does */
+	if (in == IN_WAITALL && !overtakes(wake)) /* does not end it, unless another wake-up does */
 		send_some(e ^ 1, other, WOKEN_LENGTH / 2);
 	wake_up(wake, e, other, who);
 	if (in == IN_WAITALL && wake == WAKE_DATA)
