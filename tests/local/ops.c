@@ -2,7 +2,8 @@
 /*
  * ops SEED COUNT [OPTION=VALUE ...]
  *
- * Random socket operations on connections of this host, and a transcript of them: one line per
+ * Random socket operations on connections of this host, or between two network namespaces of it
+ * (far-a=, far-b=), and a transcript of them: one line per
  * operation with its result, errno, events and the hash of its bytes. Each of the COUNT seeds
  * from SEED on is one script. A seed gives the same script, and on Linux the same transcript,
  * always; so what differs where the library is loaded, is the library's (compare_ops.py).
@@ -18,6 +19,8 @@
  *   mode=two|single    A and B for all seeds, or one process
  *   to=IP, from=IP     the server's address and the client's, instead of 127.0.0.1
  *   pause=MS           after the first exchanges of each connection
+ *   far-a=NETNS        A and its children live in that network namespace (of /run/netns), and
+ *   far-b=NETNS        without the library: it carries the other side's ends. Or B, respectively
  *
  * The environment's OPS_SERVICE is a shell command, run in the middle of scripts at places that
  * the seed gives. Its output, if any, belongs elsewhere than to the standard output.
@@ -48,7 +51,7 @@ static void run(uint64_t seed)
 	script.rnd = mix64(seed);
 	script.keys = seed << 20;
 	script.stopped = -1;
-	script.single = !strcmp(mode, "single") || (!mode[0] && seed % 6 == 5);
+	script.single = far_who < 0 && (!strcmp(mode, "single") || (!mode[0] && seed % 6 == 5));
 	printf("seed %lu%s\n", seed, script.single ? ", one process" : "");
 	play(steps);
 	printf("end of seed %lu\n", seed);
@@ -73,6 +76,8 @@ static bool option(const char *text)
 		net_from = value;
 	else if (!strncmp(text, "pause=", n))
 		taken_pause_ms = atoi(value);
+	else if (!strncmp(text, "far-a=", n) || !strncmp(text, "far-b=", n))
+		return proc_far(text[4] == 'a' ? WHO_A : WHO_B, value);
 	else
 		return false;
 	return true;

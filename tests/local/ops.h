@@ -38,7 +38,7 @@ enum order_op {
 	DO_POLL,      /* how: 1 poll, 2 select; events of the ends in mask, writability of those in mask2 */
 	DO_WAIT,      /* how: WAIT_*; one end, arg: events, n: time-out in ms */
 	DO_EPOLL_CTL, /* arg: EPOLL_CTL_*, flags: events */
-	DO_EPOLL_WAIT,
+	DO_EPOLL_WAIT, /* mask: the ends whose edges may come late, mask2: those that are armed for one shot */
 	DO_OPTION, /* arg: index in the table of options; how: 1 set to n */
 	DO_NAMES,  /* arg: the client's port; n: the server's */
 	DO_INQ,

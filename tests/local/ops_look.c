@@ -83,6 +83,10 @@ bool play_epoll_wait(void)
 	if (!draw_watcher(&who))
 		return false;
 	settle_process(who);
+	for (int e = 0; e < ENDS && far_who >= 0; e++) { /* connections within the host stay with Linux */
+		o.mask |= conn_of(e)->used && end_of(e)->watch[who] & EPOLLET ? 1u << e : 0;
+		o.mask2 |= conn_of(e)->used && end_of(e)->watch[who] & EPOLLONESHOT ? 1u << e : 0;
+	}
 	for (int times = one_in(3) ? 1 : 2; times; times--) {
 		ask(who, &o, &a);
 		show(who, -1, a.text);

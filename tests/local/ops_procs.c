@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The director's processes: they are started, asked, stopped and ended here. The library comes
- * to them by the director's environment, if at all; the outsider is executed without it.
+ * to them by the director's environment, if at all; the outsider is executed without it, and so
+ * is who lives in another network namespace.
  * A process that does not answer in time ends the script: that is a line of the transcript.
  */
 #include "tests/local/ops_script.h"
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,8 @@
 #define GONE_MS 3000
 
 static const char names[WHO_MAX] = "ABabHO";
+static int far_netns = -1;
+int far_who = -1;
 
 void show(int who, int end, const char *text)
 {
@@ -52,6 +56,16 @@ void proc_adopt(int who, pid_t pid, int channel)
 	script.procs[who] = (struct proc){.pid = pid, .pidfd = pidfd_open(pid, 0), .channel = channel};
 }
 
+bool proc_far(int who, const char *name)
+{
+	char path[300];
+
+	snprintf(path, sizeof path, "/run/netns/%s", name);
+	far_netns = open(path, O_RDONLY | O_CLOEXEC);
+	far_who = who;
+	return far_netns >= 0;
+}
+
 void proc_spawn(int who)
 {
 	char number[16];
@@ -65,7 +79,9 @@ void proc_spawn(int who)
 	if (!pid) {
 		fcntl(s[1], F_SETFD, 0);
 		snprintf(number, sizeof number, "%d", s[1]);
-		if (who == WHO_OUTSIDER)
+		if (who == far_who && setns(far_netns, CLONE_NEWNET))
+			_exit(98);
+		if (who == far_who || who == WHO_OUTSIDER)
 			unsetenv("LD_PRELOAD");
 		execv("/proc/self/exe", argv);
 		_exit(99);

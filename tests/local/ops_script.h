@@ -63,6 +63,8 @@ bool one_in(uint32_t n);
 uint64_t rnd_length(uint64_t most); /* small ones more often */
 
 /* ops_procs.c */
+extern int far_who;                       /* WHO_A or WHO_B: it is in another network namespace; -1: neither */
+bool proc_far(int who, const char *name); /* of that namespace; false: there is none */
 bool proc_alive(int who);
 bool proc_usable(int who); /* alive and not stopped */
 void proc_spawn(int who);
