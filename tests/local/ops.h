@@ -25,22 +25,22 @@
 enum who { WHO_A, WHO_B, WHO_CHILD_A, WHO_CHILD_B, WHO_HELPER, WHO_OUTSIDER, WHO_MAX };
 
 enum order_op {
-	DO_LISTEN,    /* answers with the port */
-	DO_CONNECT,   /* arg: port; how: CONNECT_*; answers with the own port */
-	DO_ACCEPT,    /* how: 1 accept4 */
-	DO_SEND,      /* how: SEND_*; one call */
-	DO_PUSH,      /* all of n, in pieces of arg */
-	DO_FILL,      /* in pieces of arg, until nothing more is taken */
-	DO_RECV,      /* how: RECV_*; one call */
-	DO_TAKE,      /* all of n, in pieces of arg */
-	DO_PUMP,      /* n bytes from one end to the other one, both are here; pos2: the reader's */
-	DO_SETTLE,    /* waits for what must come: wants */
-	DO_POLL,      /* how: 1 poll, 2 select; events of the ends in mask, writability of those in mask2 */
-	DO_WAIT,      /* how: WAIT_*; one end, arg: events, n: time-out in ms */
-	DO_EPOLL_CTL, /* arg: EPOLL_CTL_*, flags: events */
-	DO_EPOLL_WAIT, /* mask: the ends whose edges may come late, mask2: those that are armed for one shot */
-	DO_OPTION, /* arg: index in the table of options; how: 1 set to n */
-	DO_NAMES,  /* arg: the client's port; n: the server's */
+	DO_LISTEN,     /* answers with the port */
+	DO_CONNECT,    /* arg: port; how: CONNECT_*; answers with the own port */
+	DO_ACCEPT,     /* how: 1 accept4 */
+	DO_SEND,       /* how: SEND_*; one call */
+	DO_PUSH,       /* all of n, in pieces of arg */
+	DO_FILL,       /* in pieces of arg, until nothing more is taken */
+	DO_RECV,       /* how: RECV_*; one call */
+	DO_TAKE,       /* all of n, in pieces of arg */
+	DO_PUMP,       /* n bytes from one end to the other one, both are here; pos2: the reader's */
+	DO_SETTLE,     /* waits for what must come: wants */
+	DO_POLL,       /* how: 1 poll, 2 select; events of the ends in mask, writability of those in mask2 */
+	DO_WAIT,       /* how: WAIT_*; one end, arg: events, n: time-out in ms */
+	DO_EPOLL_CTL,  /* arg: EPOLL_CTL_*, flags: events */
+	DO_EPOLL_WAIT, /* mask: ends whose edges may be late; mask2: those of one shot */
+	DO_OPTION,     /* arg: index in the table of options; how: 1 set to n */
+	DO_NAMES,      /* arg: the client's port; n: the server's */
 	DO_INQ,
 	DO_OUTQ,
 	DO_NONBLOCK, /* how: 1 by ioctl; arg: on or off */

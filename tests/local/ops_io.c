@@ -203,7 +203,7 @@ static void order_fill(const struct order *o, struct answer *a, int fd)
 		if (r > 0)
 			done += (uint64_t)r;
 	} while (done < FILL_MOST && (r > 0 || (errno == EAGAIN && !is_full(fd))));
-	say(a, "fill by %d: %s, then", o->arg, done > LITTLE ? "some" : "little");
+	say(a, "fill by %d%s, then", o->arg, o->some ? "" : done > LITTLE ? ": some" : ": little");
 	say_result(a, r);
 	a->r = (int64_t)done;
 }

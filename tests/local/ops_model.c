@@ -201,6 +201,14 @@ static void set_fin(int e)
 
 /* ---- operations that change what is known ---- */
 
+bool watched(int e, uint32_t with)
+{
+	for (int who = 0; who < WHO_MAX; who++)
+		if (end_of(e)->watch[who] & with)
+			return true;
+	return false;
+}
+
 /* A DEL for each epoll instance; false if a process can't be asked now. */
 bool unwatch(int e, uint32_t with)
 {
@@ -339,6 +347,7 @@ void do_send(int e, int who, struct order *o)
 	o->pos = out->sent;
 	perform(who, o, &a);
 	end_of(e ^ 1)->news |= o->some;
+	end_of(e)->news |= far_who >= 0; /* acknowledgements, which make room */
 	if (a.r <= 0)
 		return;
 	if (refused) {

@@ -93,7 +93,8 @@ bool at_rest(int e); /* open for data both ways, nothing unread, nothing full */
 struct order order_on(int e, int who, int op);
 void settle(int e, int who);
 void settle_process(int who);
-bool calm(int e);                   /* nothing is on its way on its connection; false: nobody can tell */
+bool calm(int e); /* nothing is on its way on its connection; false: nobody can tell */
+bool watched(int e, uint32_t with);
 bool unwatch(int e, uint32_t with); /* takes it out of the epoll instances where it has one of the flags */
 bool may_close(int e, bool linger);
 void close_end(int e, int who, int how); /* the last descriptor that this process has, or another one */
