@@ -20,6 +20,8 @@ bool play_poll(void)
 	for (int e = 0; e < ENDS; e++) {
 		if (!conn_of(e)->used || !end_of(e)->copies[who] || in_of(e)->state == MURKY)
 			continue;
+		if (far_who >= 0 && in_of(e)->state == FULL && in_of(e)->fin) /* the FIN may find room, or not */
+			continue;
 		o.mask |= 1u << e;
 		if (out_of(e)->state == FLOWS && one_in(2))
 			o.mask2 |= 1u << e;
