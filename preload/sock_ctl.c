@@ -250,7 +250,7 @@ PUBLIC int shutdown(int fd, int how)
 		return libc()->shutdown(fd, how);
 	sock_whole(s, fd, how == SHUT_WR ? IPC_HALF_TX : IPC_HALVES);
 	fast = shutdown_begin(s);
-	if (fast && lock_take(&s->tx_lock)) {
+	if (fast && !sock_failed(s) && lock_take(&s->tx_lock)) { /* a connection that has failed is shut already */
 		/* what was sent is published; nothing more is from here on */
 		if (how == SHUT_WR || how == SHUT_RDWR)
 			s->shut_wr = true;
