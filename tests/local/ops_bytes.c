@@ -25,6 +25,8 @@ bool play_send(void)
 		return false;
 	if (!calm(e) || (out_of(e)->state == FLOWS && !room))
 		return false;
+	if (would_be_refused(e) && !(may_be_refused(e) && may_be_reset(e)))
+		return false;
 	o = order_on(e, who, DO_SEND);
 	if (out_of(e)->state == FULL) {
 		o.flags = MSG_DONTWAIT;
@@ -36,7 +38,7 @@ bool play_send(void)
 		o.flags = (one_in(4) ? MSG_DONTWAIT : 0) | (one_in(6) ? MSG_NOSIGNAL : 0);
 		if (o.how == SEND_WRITE || o.how == SEND_WRITEV || o.how == SEND_SENDFILE)
 			o.flags = 0;
-		if ((!end_open(e ^ 1) || (end_of(e ^ 1)->shut_rd && in_of(e)->fin)) && o.how >= SEND_MORE)
+		if (would_be_refused(e) && o.how >= SEND_MORE)
 			o.how = SEND_SEND; /* between two calls, the reset may come or not */
 	}
 	do_send(e, who, &o);

@@ -112,7 +112,12 @@ struct order order_on(int e, int who, int op)
 	return (struct order){.op = (uint8_t)op, .end = (uint8_t)e, .copy = (uint8_t)end_copy(e, who)};
 }
 
-/* ---- what is on its way ---- */
+/*
+ * ---- what is on its way ----
+ *
+ * Across a network everything is waited for before each look: while a connection is adopted, or goes to another process,
+ * a call that does not wait (poll() with no time-out, FIONREAD) may see too little for some hundred microseconds.
+ */
 
 static struct want want_of(int e, int who)
 {
@@ -149,7 +154,7 @@ void settle(int e, int who)
 {
 	struct order o = {0};
 
-	if (end_of(e)->news)
+	if (end_of(e)->news || far_who >= 0)
 		o.want[o.wants++] = want_of(e, who);
 	end_of(e)->news = false;
 	settle_order(who, &o);
@@ -160,7 +165,7 @@ void settle_process(int who)
 	struct order o = {0};
 
 	for (int e = 0; e < ENDS; e++)
-		if (conn_of(e)->used && end_of(e)->copies[who] && end_of(e)->news) {
+		if (conn_of(e)->used && end_of(e)->copies[who] && (end_of(e)->news || far_who >= 0)) {
 			o.want[o.wants++] = want_of(e, who);
 			end_of(e)->news = false;
 		}
@@ -172,7 +177,7 @@ bool calm(int e)
 	for (int i = 0; i < 2; i++, e ^= 1) {
 		int who;
 
-		if (!end_open(e) || !end_of(e)->news)
+		if (!end_open(e) || !(end_of(e)->news || (far_who >= 0 && !i)))
 			continue;
 		who = end_user(e);
 		if (who < 0)
@@ -242,10 +247,32 @@ static bool would_reset(int e, bool linger)
 	return !is_closed(conn_of(e)) && (linger || unread(e) || in_of(e)->state != FLOWS);
 }
 
+/*
+ * What the library leaves behind when a connection is reset: bytes that have arrived stay with the process that had the
+ * connection last, so another one, a child or a new image, does not get them.
+ */
+bool may_be_reset(int e)
+{
+	for (int i = 0; i < 2 && far_who >= 0; i++, e ^= 1)
+		if (end_of(e)->moved && unread(e))
+			return false;
+	return true;
+}
+
+/*
+ * The peer of an end that is shut down both ways: Linux resets a connection on which more arrives then. On the fast
+ * path nobody knows that it is shut down for reading, and the bytes are taken.
+ */
+bool may_be_refused(int e)
+{
+	return far_who < 0 || !end_open(e ^ 1);
+}
+
 /* Its last descriptor may be closed. */
 bool may_close(int e, bool linger)
 {
-	return calm(e) && (!would_reset(e, linger) || out_of(e)->state == FLOWS);
+	return calm(e) && (!would_reset(e, linger) || may_be_reset(e)) &&
+	       (!would_reset(e, linger) || out_of(e)->state == FLOWS);
 }
 
 /* The last descriptor is closed. */
@@ -336,11 +363,16 @@ void do_shutdown(int e, int who, int how)
 		set_fin(e);
 }
 
+bool would_be_refused(int e)
+{
+	return !end_open(e ^ 1) || (end_of(e ^ 1)->shut_rd && in_of(e)->fin);
+}
+
 /* A call that sends; it may be the one that meets a closed end, and is answered by a reset. */
 void do_send(int e, int who, struct order *o)
 {
 	struct stream *out = out_of(e);
-	bool refused = !end_open(e ^ 1) || (end_of(e ^ 1)->shut_rd && in_of(e)->fin);
+	bool refused = would_be_refused(e);
 	struct answer a;
 
 	o->key = out->key;

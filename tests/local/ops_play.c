@@ -200,8 +200,10 @@ static bool play_fork(void)
 	show(who, -1, a.text);
 	if (a.r > 0)
 		proc_adopt(child, (pid_t)a.r, s[0]);
-	for (int e = 0; e < ENDS; e++)
+	for (int e = 0; e < ENDS; e++) {
 		end_of(e)->copies[child] = end_of(e)->copies[who];
+		end_of(e)->moved |= end_of(e)->copies[who] != 0;
+	}
 	return true;
 }
 
@@ -215,8 +217,10 @@ static bool play_exec(void)
 		return false;
 	post(who, &o, -1);
 	show(who, -1, "exec");
-	for (int e = 0; e < ENDS; e++)
+	for (int e = 0; e < ENDS; e++) {
 		end_of(e)->watch[who] = 0;
+		end_of(e)->moved |= end_of(e)->copies[who] != 0;
+	}
 	if (who == server_who())
 		listen_again();
 	return true;
@@ -243,6 +247,7 @@ static bool play_pass(void)
 	post(to, &get, s[1]);
 	hear(to, &get, &a);
 	end_of(e)->copies[to] |= (uint8_t)(1 << get.copy);
+	end_of(e)->moved = true;
 	return true;
 }
 

@@ -28,6 +28,7 @@ struct end {
 	uint8_t user;            /* who used it last */
 	bool shut_rd, nonblock;
 	bool news;               /* something is on its way to it */
+	bool moved;              /* more than one process, or image, has had it */
 	uint32_t watch[WHO_MAX]; /* events it has in a process's epoll instance, 0: it is not there */
 	uint8_t watch_copy[WHO_MAX];
 	uint32_t options; /* bits: those that were set */
@@ -97,6 +98,9 @@ bool calm(int e); /* nothing is on its way on its connection; false: nobody can 
 bool watched(int e, uint32_t with);
 bool unwatch(int e, uint32_t with); /* takes it out of the epoll instances where it has one of the flags */
 bool may_close(int e, bool linger);
+bool may_be_reset(int e);   /* its connection */
+bool may_be_refused(int e); /* what it sends may be answered with a reset, as it would be now: */
+bool would_be_refused(int e);
 void close_end(int e, int who, int how); /* the last descriptor that this process has, or another one */
 bool may_end(int who);
 void end_process(int who, bool by_signal);
