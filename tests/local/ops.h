@@ -88,7 +88,7 @@ struct want {
 struct order {
 	uint8_t op, how, end, copy;
 	uint8_t thread; /* let a thread do it, and answer once that sleeps */
-	uint8_t some;   /* the length differs from run to run: do not show it */
+	uint8_t some;   /* the length differs from run to run: do not show it; a look: until it is the same twice */
 	uint8_t wants;
 	int32_t arg, flags;
 	uint32_t mask, mask2;

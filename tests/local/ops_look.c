@@ -27,6 +27,7 @@ bool play_poll(void)
 			o.mask2 |= 1u << e;
 	}
 	o.end = 0;
+	o.some = far_who >= 0;
 	ask(who, &o, &a);
 	show(who, -1, a.text);
 	return true;
@@ -86,8 +87,11 @@ bool play_epoll_wait(void)
 		return false;
 	settle_process(who);
 	for (int e = 0; e < ENDS && far_who >= 0; e++) { /* connections within the host stay with Linux */
-		o.mask |= conn_of(e)->used && end_of(e)->watch[who] & EPOLLET ? 1u << e : 0;
-		o.mask2 |= conn_of(e)->used && end_of(e)->watch[who] & EPOLLONESHOT ? 1u << e : 0;
+		uint32_t watch = conn_of(e)->used ? end_of(e)->watch[who] : 0;
+
+		o.mask |= watch ? 1u << e : 0;
+		o.mask2 |= watch & EPOLLONESHOT ? 1u << e : 0;
+		o.flags |= (watch & (EPOLLET | EPOLLONESHOT)) == EPOLLET ? 1 << e : 0;
 	}
 	for (int times = one_in(3) ? 1 : 2; times; times--) {
 		ask(who, &o, &a);

@@ -247,25 +247,50 @@ static bool would_reset(int e, bool linger)
 	return !is_closed(conn_of(e)) && (linger || unread(e) || in_of(e)->state != FLOWS);
 }
 
+static int holders(int e)
+{
+	int n = 0;
+
+	for (int who = 0; who < WHO_MAX; who++)
+		n += end_of(e)->copies[who] != 0;
+	return n;
+}
+
 /*
  * What the library leaves behind when a connection is reset: bytes that have arrived stay with the process that had the
- * connection last, so another one, a child or a new image, does not get them.
+ * connection last, so another one, a child or a new image, does not get them. And of several processes each may be told
+ * the error.
  */
 bool may_be_reset(int e)
 {
 	for (int i = 0; i < 2 && far_who >= 0; i++, e ^= 1)
-		if (end_of(e)->moved && unread(e))
+		if ((end_of(e)->moved && unread(e)) || holders(e) > 1)
+			return false;
+	return true;
+}
+
+/* The same, of one that has been reset. */
+bool may_be_shared(int e)
+{
+	return far_who < 0 || !conn_of(e)->reset;
+}
+
+bool may_be_inherited(int who)
+{
+	for (int e = 0; e < ENDS; e++)
+		if (conn_of(e)->used && end_of(e)->copies[who] && !may_be_shared(e))
 			return false;
 	return true;
 }
 
 /*
  * The peer of an end that is shut down both ways: Linux resets a connection on which more arrives then. On the fast
- * path nobody knows that it is shut down for reading, and the bytes are taken.
+ * path nobody knows that it is shut down for reading, and the bytes are taken. And an end that is shut down for reading
+ * itself does not tell when the peer's FIN has come, before which the reset would be another one.
  */
 bool may_be_refused(int e)
 {
-	return far_who < 0 || !end_open(e ^ 1);
+	return far_who < 0 || (!end_open(e ^ 1) && !end_of(e)->shut_rd);
 }
 
 /* Its last descriptor may be closed. */

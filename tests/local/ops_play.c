@@ -193,7 +193,8 @@ static bool play_fork(void)
 	struct order o = {.op = DO_FORK, .how = (uint8_t)rnd(FORK_HOWS)};
 	struct answer a;
 
-	if (!proc_usable(who) || proc_alive(child) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s))
+	if (!proc_usable(who) || proc_alive(child) || !may_be_inherited(who) ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s))
 		return false;
 	post(who, &o, s[1]);
 	hear(who, &o, &a);
@@ -213,7 +214,7 @@ static bool play_exec(void)
 	struct order o = {.op = DO_EXEC};
 	int who;
 
-	if (!draw_process(&who))
+	if (!draw_process(&who) || !may_be_inherited(who))
 		return false;
 	post(who, &o, -1);
 	show(who, -1, "exec");
@@ -233,7 +234,7 @@ static bool play_pass(void)
 	struct order o, get;
 	struct answer a;
 
-	if (!draw(&e, &who) || who == to || script.stopped == to || copy_free(e, to) < 0)
+	if (!draw(&e, &who) || who == to || script.stopped == to || copy_free(e, to) < 0 || !may_be_shared(e))
 		return false;
 	if (!proc_alive(to))
 		proc_spawn(to);

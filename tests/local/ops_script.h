@@ -98,7 +98,9 @@ bool calm(int e); /* nothing is on its way on its connection; false: nobody can 
 bool watched(int e, uint32_t with);
 bool unwatch(int e, uint32_t with); /* takes it out of the epoll instances where it has one of the flags */
 bool may_close(int e, bool linger);
-bool may_be_reset(int e);   /* its connection */
+bool may_be_reset(int e);  /* its connection */
+bool may_be_shared(int e); /* handed to another process */
+bool may_be_inherited(int who);
 bool may_be_refused(int e); /* what it sends may be answered with a reset, as it would be now: */
 bool would_be_refused(int e);
 void close_end(int e, int who, int how); /* the last descriptor that this process has, or another one */
