@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #define SETTLE_MS 3000
-#define LATE_US 500 /* between two looks for an edge that is late */
-#define LATE_LOOKS 4
+#define LATE_US 300 /* before a second look at what may be late; doubled each time */
+#define LATE_LOOKS 5
 #define ALL_EVENTS (POLLIN | POLLOUT | POLLRDHUP)
 
 static int ep = -1;
@@ -169,7 +169,7 @@ static void order_look(const struct order *o, struct answer *a)
 		a->r = o->how == 2 ? order_select(o, a) : order_poll(o, a);
 		if (!o->some || (looks && !strcmp(a->text, last.text)))
 			return;
-		usleep(LATE_US);
+		usleep(LATE_US << looks);
 	}
 }
 
@@ -291,7 +291,7 @@ static void order_epoll_wait(const struct order *o, struct answer *a)
 		for (unsigned int end = 0; end < ENDS; end++)
 			missing &= ~(got[end] ? 1u << end : 0);
 		if (missing)
-			usleep(LATE_US);
+			usleep(LATE_US << looks);
 		if (missing && epoll_look(o, a, got, true) < 0)
 			r = -1;
 	}

@@ -135,6 +135,7 @@ static bool play_simple(int op, int how, int arg, uint64_t n, bool wants_rest)
 	o.how = (uint8_t)how;
 	o.arg = arg;
 	o.n = n;
+	o.some = far_who >= 0;
 	if (op == DO_NAMES) {
 		o.arg = conn_of(e)->port;
 		o.n = (uint64_t)conn_of(e)->server_port;

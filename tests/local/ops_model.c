@@ -269,10 +269,10 @@ bool may_be_reset(int e)
 	return true;
 }
 
-/* The same, of one that has been reset. */
+/* The same, of one that has been reset; and see may_shutdown(). */
 bool may_be_shared(int e)
 {
-	return far_who < 0 || !conn_of(e)->reset;
+	return far_who < 0 || !(conn_of(e)->reset || end_of(e)->shut_rd);
 }
 
 bool may_be_inherited(int who)
@@ -368,10 +368,13 @@ void end_process(int who, bool by_signal)
 	}
 }
 
+/* Of several processes only the one that shuts an end down for reading knows of it once Linux's socket is made anew. */
 bool may_shutdown(int e, int how)
 {
 	bool rd = end_of(e)->shut_rd || how != SHUT_WR;
 
+	if (far_who >= 0 && how != SHUT_WR && holders(e) > 1)
+		return false;
 	return calm(e) && !(rd && in_of(e)->state != FLOWS) && (how == SHUT_RD || unwatch(e, EPOLLET));
 }
 

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define OUTQ_MS 1000
+#define INQ_US 5000
 #define READ_ONLY      \
 	{              \
 		-1, -1 \
@@ -187,10 +188,14 @@ static void order_timeout(const struct order *o, struct answer *a, int fd)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &off, sizeof off);
 }
 
-static void order_inq(struct answer *a, int fd)
+static void order_inq(const struct order *o, struct answer *a, int fd)
 {
 	int n = -1, r = ioctl(fd, FIONREAD, &n);
 
+	if (o->some && !n) { /* a connection that is just being adopted: see order_epoll_wait() */
+		usleep(INQ_US);
+		r = ioctl(fd, FIONREAD, &n);
+	}
 	say(a, "FIONREAD %d", n);
 	say_result(a, r);
 }
@@ -274,7 +279,7 @@ bool state_order(const struct order *o, struct answer *a)
 		order_names(o, a, *fd);
 		return true;
 	case DO_INQ:
-		order_inq(a, *fd);
+		order_inq(o, a, *fd);
 		return true;
 	case DO_OUTQ:
 		order_outq(a, *fd);
