@@ -258,13 +258,13 @@ static int holders(int e)
 
 /*
  * What the library leaves behind when a connection is reset: bytes that have arrived stay with the process that had the
- * connection last, so another one, a child or a new image, does not get them. And of several processes each may be told
- * the error.
+ * connection last, so another one, a child or a new image, does not get them. Of several processes each may be told
+ * the error. And of an end that is shut down both ways nobody sees when the library has heard of the reset.
  */
 bool may_be_reset(int e)
 {
 	for (int i = 0; i < 2 && far_who >= 0; i++, e ^= 1)
-		if ((end_of(e)->moved && unread(e)) || holders(e) > 1)
+		if ((end_of(e)->moved && unread(e)) || holders(e) > 1 || (end_of(e)->shut_rd && out_of(e)->fin))
 			return false;
 	return true;
 }

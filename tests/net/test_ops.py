@@ -11,7 +11,7 @@ import pytest
 from lab import PLAIN, ROOT, FastShare, built, scale
 
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-SEEDS = scale(1500, 30)
+SEEDS = scale(1500, 25)
 ADOPTED_EACH = 2  # connections of a seed that are adopted, at the least; there are about five
 BYTES_EACH = 10000
 
