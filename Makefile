@@ -155,6 +155,13 @@ $(TALK): $(call objs,$(wildcard tests/net/talk/*.c))
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 TOOLS += $(TALK)
+# random socket operations between processes of this host
+OPS := $(BUILD)/tests/local/ops
+$(OPS): $(call objs,$(wildcard tests/local/ops*.c))
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+TOOLS += $(OPS)
 XLOAD_SRC := $(wildcard tests/bench/xload/*.c)
 $(call objs,$(XLOAD_SRC)): CPPFLAGS := -I.
 $(BUILD)/tests/bench/xload: $(call objs,$(XLOAD_SRC))
@@ -229,6 +236,7 @@ check-san: all tools
 	@$(MAKE) SAN=address,undefined BUILD=build-san build-san/tapasd
 	@mkdir -p build-san/tests/net
 	@cp -f build/tapas build/libtapas.so build/libtapas-preload.so build-san/
+	@mkdir -p build-san/tests/local && cp -f build/tests/local/ops build-san/tests/local/
 	@cp -f build/tests/net/* build-san/tests/net/ && ln -sf libtapas.so build-san/libtapas.so.1
 	@$(ASAN_ENV) TAPAS_BUILD=$(abspath build-san) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net \
 		--deselect tests/net/test_idle.py $(PYTEST_ARGS)

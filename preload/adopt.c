@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 
 #include "preload/share.h"
@@ -251,6 +252,16 @@ static void settle_linux(struct sock *s, bool died)
 	settle_watched(s);
 }
 
+/* Before the adoption, or in another process; only the socket knows. After the peer's FIN it is all the same. */
+static bool is_shut_for_reading(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+	struct timespec none = {0};
+
+	/* not a cancellation point: the lock is held */
+	return syscall(SYS_ppoll, &p, 1, &none, NULL, 0) > 0 && p.revents & POLLRDHUP;
+}
+
 static void settle_fast(struct sock *s)
 {
 	struct ipc_slot *slot = core_slot(s->core, s->slot);
@@ -269,6 +280,8 @@ static void settle_fast(struct sock *s)
 		left -= MIN(left, (uint32_t)n);
 	}
 	s->word = core_word(s->core, s->st.flow_id);
+	if (is_shut_for_reading(s->fd))
+		s->shut_rd = true;
 	s->tries = 0;
 	s->asked = false;
 	verbose(s, "is accelerated", 0);

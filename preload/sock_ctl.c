@@ -248,9 +248,11 @@ PUBLIC int shutdown(int fd, int how)
 
 	if (!s)
 		return libc()->shutdown(fd, how);
+	if (how != SHUT_WR && sock_state(s) == SOCK_AWAY) /* who has it would not hear of that */
+		sock_return(s, fd, false);
 	sock_whole(s, fd, how == SHUT_WR ? IPC_HALF_TX : IPC_HALVES);
 	fast = shutdown_begin(s);
-	if (fast && lock_take(&s->tx_lock)) {
+	if (fast && !sock_failed(s) && lock_take(&s->tx_lock)) { /* a connection that has failed is shut already */
 		/* what was sent is published; nothing more is from here on */
 		if (how == SHUT_WR || how == SHUT_RDWR)
 			s->shut_wr = true;

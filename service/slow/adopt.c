@@ -281,6 +281,7 @@ void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 		return;
 	}
 	if (to->halves & IPC_HALF_BACK) { /* it is Linux's by now */
+		leave_dead(fd);
 		closer_close(fd);
 		app_slot_finish(s, a, slot, IPC_RETURNED, IPC_REASON_HANDED_BACK);
 		return;

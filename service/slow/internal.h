@@ -353,6 +353,11 @@ int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason);
 void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int fd);
 /* An application asks that the connection be in Linux. @asker may be NULL: it sees by itself. @fd stays the caller's. */
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd);
+/*
+ * Nobody gets the connection of this socket (or -1, which does nothing) any more. If the socket is dead it loses its
+ * filter, by which other processes would tell for ever that somebody has it.
+ */
+void leave_dead(int fd);
 void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z);
 void leave_failed(struct slow *s, struct conn *c); /* the flow died instead */
 void leave_answer(struct slow *s, struct conn *c, struct leave_for *l, uint32_t state, uint32_t reason);

@@ -114,6 +114,8 @@ void leave_move(struct slow *s, struct conn *c, const struct leave_for *to, int 
 	uint32_t reason = c->failed ? IPC_REASON_STATE : IPC_REASON_RETRY;
 
 	if (c->state != CONN_FAST || c->failed) {
+		if (c->failed || c->state == CONN_REMOVING) /* not in the middle of being made anew */
+			leave_dead(fd);
 		closer_close(fd);
 		counter_add(&s->counters, CNT_ADOPT_REFUSED, 1);
 		app_slot_finish(s, to->app, to->slot, IPC_REFUSED, reason);
@@ -137,6 +139,12 @@ static void leave_on(struct slow *s, struct conn *c, int fd, bool own)
 		conn_abort(s, c, ECONNABORTED);
 }
 
+void leave_dead(int fd)
+{
+	if (fd >= 0 && sock_tcp_state(fd) == TCP_STATE_CLOSE)
+		sock_filter_detach(fd);
+}
+
 void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 {
 	uint64_t cookie = sock_cookie(fd);
@@ -156,6 +164,7 @@ void leave_asked(struct slow *s, const struct leave_for *asker, int fd)
 			return;
 	}
 	if (!c || c->failed || c->state == CONN_REMOVING) {
+		leave_dead(fd);
 		if (asker && !own)
 			app_slot_finish(s, asker->app, asker->slot, IPC_RETURNED, IPC_REASON_HANDED_BACK);
 		return;
