@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* epoll on an accelerated connection: triggers, flags, MOD and DEL, errors. */
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 #include "tests/posix/set.h"
@@ -44,6 +45,15 @@ static void et(void)
 	set_wait(ep, 0);
 }
 
+/* All that was sent is acknowledged: what follows is not a race with the last acknowledgement. */
+static void await_acked(int fd)
+{
+	int unacked = 1;
+
+	for (int i = 0; i < 2000 && !ioctl(fd, TIOCOUTQ, &unacked) && unacked; i++)
+		usleep(1000);
+}
+
 static void et_out(void)
 {
 	struct conn *c = conn_nonblock();
@@ -56,6 +66,7 @@ static void et_out(void)
 	total = fill_up(c->fd);
 	set_wait(ep, 0);
 	peer(PEER_RECV, c, total, 0);
+	await_acked(c->fd);
 	set_wait(ep, 2000);
 	set_wait(ep, 0);
 }
