@@ -77,9 +77,9 @@ struct conn {
 	uint32_t backs; /* times a half went back */
 
 	/* adoption */
-	int fd;       /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
-	bool waiting; /* for XDP to be attached: nothing has been done yet */
-	uint32_t attempts;
+	int fd;                   /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
+	bool waiting;             /* for XDP to be attached: nothing has been done yet */
+	uint32_t attempts, plain; /* readings; acknowledgements that may have been no answers */
 	uint64_t deadline_ns;
 	struct sock_state sock;
 	struct held_frame *held, **held_tail;
@@ -329,11 +329,18 @@ void client_capture(struct slow *s, const struct up_frame *f);
 void adopt_begin(struct slow *s, const struct leave_for *to, int fd);
 /* @fd is not the socket that was meant. */
 void adopt_mistaken(struct slow *s, const struct leave_for *to, int fd);
-void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 void adopt_hold(struct slow *s, struct conn *c, uint32_t thread, const uint8_t *frame, uint32_t len);
 void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back */
 /* XDP is attached, or (@rc) could not be: go on with the connections that wait for it. */
 void adopt_attached(struct slow *s, int rc);
+/* Steps 2 to 5, run again when a frame slipped in. Returns a reason to roll back, or NONE. */
+uint32_t adopt_read(struct slow *s, struct conn *c);
+void adopt_heartbeat(struct slow *s, struct conn *c); /* once more */
+/* [test] fail_adopt_*: does this adoption fail on purpose after @step? */
+bool adopt_fails(const struct slow *s, uint32_t step);
+
+/* commit.c: a frame of the socket, from the TAP, while the transaction runs */
+void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 
 /* demand.c: XDP is attached while there are connections in the table */
 int demand_open(struct slow *s);
@@ -344,6 +351,8 @@ void demand_prepare(struct slow *s); /* an adoption is going to come */
 void demand_empty(struct slow *s);   /* the last connection has left the table */
 
 /* leave.c */
+/* A duplicate of the socket, or -errno: by the number that the library last named, else by looking for it. */
+int leave_fetch(struct conn *c);
 /*
  * Give @c back to Linux. @fd: a duplicate of its socket, taken over, or -1: it is fetched from the process. Returns
  * 0: begun; or -errno: it stays FAST.

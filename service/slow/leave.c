@@ -67,8 +67,7 @@ static int leave_fetch_from(const struct conn *c, const struct app *a, uint32_t 
 	return fd < 0 && app_fd >= 0 ? sock_fetch(a->pid, app_fd, c->cookie) : fd;
 }
 
-/* A duplicate of the socket: by the number that the library last named, else by looking for it. */
-static int leave_fetch(struct conn *c)
+int leave_fetch(struct conn *c)
 {
 	int fd;
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "service/base/closer.h"
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
@@ -89,6 +90,48 @@ static void linux_closed(struct slow *s, struct conn *c)
 }
 
 /*
+ * Payload in the shadow socket. A segment had passed the socket's old filter, and was queued only after the heartbeat's
+ * answer: its processor stood still in between, as those of virtual machines do. The peer has not heard of it, and sends
+ * it again, to the fast path. Here it goes, as Linux resets a connection that is closed with data unread; the shadow's
+ * numbers move on. If there was a FIN in it only a new socket will do.
+ */
+static void linux_slipped(struct slow *s, struct conn *c, uint32_t ack)
+{
+	int fd = leave_fetch(c);
+
+	counter_add(&s->counters, CNT_SHADOW_SLIPPED, 1);
+	log_debug("flow %u: %u bytes slipped into the kernel socket", c->id, ack - c->sh_rcv_nxt);
+	if (fd < 0)
+		return;
+	if (sock_filter_attach(fd, ack) || sock_discard_received(fd, ack - c->sh_rcv_nxt)) {
+		leave_begin(s, c, fd, IPC_REASON_RACE);
+		return;
+	}
+	closer_close(fd);
+	c->sh_rcv_nxt = ack;
+	if (c->peer_fin)
+		linux_mirror_fin(s, c);
+}
+
+/* The socket was closed before that could be mended: no reset, but the end of the descriptor. */
+static void linux_slipped_away(struct slow *s, struct conn *c)
+{
+	counter_add(&s->counters, CNT_SHADOW_SLIPPED, 1);
+	c->local_fin = c->orphan = true;
+	c->closed_ns = s->now_ns;
+	conn_command(s, c, CMD_ORPHAN, 0, 0);
+	verdict_answer(s, c, VERDICT_ACCEPT);
+	conn_progress(s, c);
+}
+
+/* Does the shadow acknowledge what it was never sent? */
+static bool linux_has_slipped(const struct conn *c, const struct segment *seg)
+{
+	return c->state == CONN_FAST && !c->orphan && !c->failed && seg->flags & TCP_ACK &&
+	       seq_gt(seg->ack, c->sh_rcv_nxt + c->peer_fin);
+}
+
+/*
  * A reset from the kernel socket. After a wire RST that we injected: the reset holds. Without
  * ACK, after FINs, it says that there is no socket any more (RFC 9293 3.10.7.1): our question
  * came through. Else it was killed (ss -K), closed with linger 0, or a rule rejects: the
@@ -102,6 +145,10 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 		conn_command(s, c, CMD_DEAD, ECONNRESET, 0);
 		verdict_answer(s, c, VERDICT_ACCEPT);
 		conn_progress(s, c);
+		return;
+	}
+	if (linux_has_slipped(c, seg)) {
+		linux_slipped_away(s, c);
 		return;
 	}
 	counter_add(&s->counters, CNT_HEARTBEAT_RST, 1);
@@ -208,6 +255,8 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 				s); /* the peer's FIN may have caused it: that one came first, and is not an active close */
 		c = conn_find(s, &seg.key);
 	}
+	if (c && linux_has_slipped(c, &seg) && !(seg.flags & TCP_RST))
+		linux_slipped(s, c, seg.ack);
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_from_linux(s, c, &seg, frame, len);
 	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {

@@ -152,6 +152,16 @@ def fill(port):
     s.close()
 
 
+def sink(port):
+    """Never answers, and has its kernel put off acknowledgements."""
+    lis = listen(port)
+    say("ready")
+    s, _ = lis.accept()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    while s.recv(64):
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
 def late(port):
     s = echo_until(port, b"end")
     sys.stdin.readline()
@@ -177,6 +187,8 @@ if __name__ == "__main__":
         source(port, int(sys.argv[3]))
     elif mode == "fill":
         fill(port)
+    elif mode == "sink":
+        sink(port)
     elif mode == "late":
         late(port)
     else:

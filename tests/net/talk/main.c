@@ -37,7 +37,7 @@
 #include <sys/resource.h>
 
 #define ONESHOT_THREADS 4
-#define DRAIN_S 15
+#define DRAIN_S 60 /* a peer whose SYN was lost begins with a time-out of 3 s, and doubles it */
 
 static bool client;
 static int ep, listener = -1;
