@@ -252,13 +252,12 @@ static void settle_linux(struct sock *s, bool died)
 	settle_watched(s);
 }
 
-/* Before the adoption, or in another process; only the socket knows. After the peer's FIN it is all the same. */
-static bool is_shut_for_reading(int fd)
+bool sock_kernel_ended(const struct sock *s)
 {
-	struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+	struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
 	struct timespec none = {0};
 
-	/* not a cancellation point: the lock is held */
+	/* not a cancellation point: a lock may be held */
 	return syscall(SYS_ppoll, &p, 1, &none, NULL, 0) > 0 && p.revents & POLLRDHUP;
 }
 
@@ -280,7 +279,8 @@ static void settle_fast(struct sock *s)
 		left -= MIN(left, (uint32_t)n);
 	}
 	s->word = core_word(s->core, s->st.flow_id);
-	if (is_shut_for_reading(s->fd))
+	/* before the adoption, or in another process: only the socket knows. After the peer's FIN it is all the same */
+	if (sock_kernel_ended(s))
 		s->shut_rd = true;
 	s->tries = 0;
 	s->asked = false;

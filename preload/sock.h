@@ -251,6 +251,8 @@ static inline void sock_put(struct sock *s)
  * again. Returns true if the state is certain: LINUX, or FAST and carried by the service.
  */
 bool sock_settle(struct sock *s);
+/* Has the kernel socket got a FIN, or was it shut down for reading? For a socket that has a state but LINUX. */
+bool sock_kernel_ended(const struct sock *s);
 /*
  * Hand the connection back to Linux: what follows is seen by Linux alone. @keep: it is not
  * adopted again. Blocks for some hundred microseconds. Returns 0 once the socket is

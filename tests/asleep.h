@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Whether a thread of this process sleeps, for tests that wait until it does. */
+/* What a thread or a process is doing, as the kernel says: for tests that wait until it sleeps, or has stopped. */
 #ifndef TESTS_ASLEEP_H
 #define TESTS_ASLEEP_H
 
@@ -10,17 +10,28 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+/* The letter in the stat file at @path ('S' sleeps, 'T' is stopped); 0: there is none. */
+static inline char stat_state(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[256] = "", *paren;
+
+	if (fd < 0)
+		return 0;
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = 0;
+	close(fd);
+	paren = strrchr(text, ')');
+	return (char)(paren && paren[1] ? paren[2] : 0);
+}
+
+/* A thread of this process. */
 static inline bool is_asleep(pid_t tid)
 {
-	char path[64], text[256] = "", *state;
-	int fd, n;
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
-	fd = open(path, O_RDONLY);
-	n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : 0;
-	close(fd);
-	state = n > 0 ? strrchr(text, ')') : NULL;
-	return state && state[1] && state[2] == 'S';
+	return stat_state(path) == 'S';
 }
 
 #endif

@@ -4,6 +4,7 @@
  * director closes that. It can fork, exec itself with its descriptors, pass them on, and let a
  * second thread do an order that sleeps. An alarm ends it if an order takes for ever.
  */
+#include "tests/asleep.h"
 #include "tests/local/ops.h"
 
 #include <errno.h>
@@ -158,22 +159,6 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static bool asleep(int tid)
-{
-	char path[64], text[256] = "", *paren;
-	int fd;
-
-	snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return true;
-	if (read(fd, text, sizeof text - 1) < 0)
-		text[0] = 0;
-	close(fd);
-	paren = strrchr(text, ')');
-	return paren && paren[1] && paren[2] == 'S';
-}
-
 /* The order is with the thread, and that sleeps, or is about to. */
 static void actor_start(const struct order *o)
 {
@@ -185,7 +170,7 @@ static void actor_start(const struct order *o)
 	worker.done = false;
 	pthread_create(&worker.thread, NULL, worker_main, NULL);
 	for (int seen = 0; seen < 2 && clock_us() < end && !worker.done; usleep(300))
-		seen = worker.tid && asleep(worker.tid) ? seen + 1 : 0;
+		seen = worker.tid && is_asleep(worker.tid) ? seen + 1 : 0;
 }
 
 static void actor_join(struct answer *a)

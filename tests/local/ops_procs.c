@@ -5,6 +5,7 @@
  * is who lives in another network namespace.
  * A process that does not answer in time ends the script: that is a line of the transcript.
  */
+#include "tests/asleep.h"
 #include "tests/local/ops_script.h"
 
 #include <fcntl.h>
@@ -114,18 +115,11 @@ void proc_kill(int who)
 
 static bool is_stopped(pid_t pid)
 {
-	char path[64], text[256] = "", *paren;
-	int fd;
+	char path[64], state;
 
 	snprintf(path, sizeof path, "/proc/%d/stat", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return true;
-	if (read(fd, text, sizeof text - 1) < 0)
-		text[0] = 0;
-	close(fd);
-	paren = strrchr(text, ')');
-	return paren && paren[1] && paren[2] == 'T';
+	state = stat_state(path);
+	return !state || state == 'T';
 }
 
 void proc_stop(int who, bool stop)

@@ -242,6 +242,8 @@ void conn_report_end(void)
 
 /* ---- warm-up ---- */
 
+static bool exchange_awaits; /* it was shut down for reading: what is not there yet would be taken for the end */
+
 static void exchange(int fd, char first)
 {
 	char out[ECHO_UNIT], in[ECHO_UNIT];
@@ -250,6 +252,8 @@ static void exchange(int fd, char first)
 	memset(out, first, sizeof(out));
 	if (send(fd, out, sizeof(out), MSG_NOSIGNAL) != sizeof(out))
 		fatal("warm-up: send: %s", strerror(errno));
+	if (exchange_awaits)
+		await_in(fd, sizeof(in));
 	while (got < sizeof(in)) {
 		ssize_t n = recv(fd, in + got, sizeof(in) - got, 0);
 
@@ -300,6 +304,16 @@ struct conn *conn_adopt(int fd, int id)
 	*c = (struct conn){.fd = fd, .id = id};
 	conns_used++;
 	conn_warm(c);
+	return c;
+}
+
+struct conn *conn_adopt_shut(int fd, int id)
+{
+	struct conn *c;
+
+	exchange_awaits = true;
+	c = conn_adopt(fd, id);
+	exchange_awaits = false;
 	return c;
 }
 

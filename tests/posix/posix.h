@@ -121,6 +121,7 @@ struct conn *conn_nonblock(void); /* conn_open() and O_NONBLOCK */
 void conn_warm(struct conn *c);
 /* For a descriptor that the case made itself; @peer_id is the peer's number for it. */
 struct conn *conn_adopt(int fd, int peer_id);
+struct conn *conn_adopt_shut(int fd, int peer_id); /* one that was shut down for reading */
 bool conn_is_fast(const struct conn *c);
 /* Told to the runner at the end of the case. */
 void conn_report_end(void);
