@@ -108,6 +108,7 @@ static void reset_then_image(void)
 static void shut_while_away(void)
 {
 	struct conn *c = conn_open();
+	struct pollfd p = {.fd = c->fd, .events = POLLIN};
 	pid_t pid = child_waits();
 
 	if (!pid) {
@@ -123,6 +124,7 @@ static void shut_while_away(void)
 	peer_text(c, "for the child");
 	child_goes();
 	peer_recv_say(c, 6);
+	tell(poll(&p, 1, 0), "parent: poll");
 	tell(shutdown(c->fd, SHUT_RD), "parent: shutdown(RD)");
 	child_goes();
 	child_end(pid);
