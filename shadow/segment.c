@@ -44,9 +44,12 @@ static struct wire_template shadow_from_peer(const struct shadow_seq *s)
 
 /*
  * One segment of @len payload bytes, all zero if @payload is NULL. While the adoption may still be rolled back the
- * window is the peer's real one; afterwards it is never small (a real write of
- * Linux's must get out to be seen) and differs from one call to the next, or conntrack takes
- * unanswered segments for retransmissions and shortens the connection's timeout.
+ * window is the peer's real one; afterwards it is never small (a real write of Linux's must get out to be seen) and
+ * differs from one call to the next, or conntrack takes unanswered segments for retransmissions and shortens the
+ * connection's timeout.
+ * A FIN's header is longer than a heartbeat's: Linux joins segments with headers of one length that wait for a busy
+ * socket, and kernels before 6.18 would take the old byte in front of the FIN for unread data when the socket is closed,
+ * and reset the connection.
  */
 static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, uint32_t ack, uint8_t flags,
 			     const uint8_t *payload, uint32_t len)
@@ -58,6 +61,7 @@ static uint32_t shadow_build(struct shadow_seq *s, uint8_t *buf, uint32_t seq, u
 		.flags = flags,
 		.window = s->has_window ? s->window : (uint16_t)(0x8000 | (s->vary & 0x7fff)),
 		.has_ts = s->has_ts,
+		.pad = (flags & TCP_FIN) != 0,
 		.tsval = s->tsval,
 		.tsecr = s->tsecr,
 		.ip_id = s->vary,

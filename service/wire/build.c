@@ -9,7 +9,7 @@
 #include "service/base/compiler.h"
 #include "service/wire/csum.h"
 
-enum { ETH_LEN = 14, IP4_LEN = 20, IP6_LEN = 40, TCP_LEN = 20, TS_LEN = 12 };
+enum { ETH_LEN = 14, IP4_LEN = 20, IP6_LEN = 40, TCP_LEN = 20, PAD_LEN = 4, TS_LEN = 12 };
 
 static void put16(uint8_t *p, uint32_t v)
 {
@@ -32,7 +32,7 @@ static uint32_t options_len(const struct wire_segment *s)
 {
 	uint32_t blocks = sack_blocks(s);
 
-	return (s->has_ts ? TS_LEN : 0) + (blocks ? 4 + 8 * blocks : 0);
+	return (s->pad ? PAD_LEN : 0) + (s->has_ts ? TS_LEN : 0) + (blocks ? 4 + 8 * blocks : 0);
 }
 
 uint32_t wire_header_len(const struct wire_template *t, const struct wire_segment *s)
@@ -44,6 +44,10 @@ static void build_options(uint8_t *o, const struct wire_segment *s)
 {
 	uint32_t blocks = sack_blocks(s);
 
+	if (s->pad) {
+		put32(o, 0x01010101);
+		o += PAD_LEN;
+	}
 	if (s->has_ts) {
 		put32(o, 0x0101080a);
 		put32(o + 4, s->tsval);

@@ -29,6 +29,7 @@ struct wire_segment {
 	uint8_t ecn;     /* 2 = ECT(0), 0 = not ECT */
 	uint16_t window; /* as it goes on the wire: already shifted */
 	bool has_ts;
+	bool pad; /* four options that say nothing */
 	uint32_t tsval, tsecr;
 	uint8_t sack_count; /* at most 3 with timestamps */
 	struct {

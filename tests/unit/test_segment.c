@@ -45,9 +45,11 @@ static void build_family(const char *local, const char *remote)
 	uint8_t buf[128];
 	uint16_t window;
 	struct segment g;
+	uint32_t beat;
 
 	memset(buf, 0xee, sizeof buf);
-	g = parse(buf, shadow_heartbeat(&s, buf));
+	beat = shadow_heartbeat(&s, buf);
+	g = parse(buf, beat);
 	assert_true(flow_key_equal(&g.key, &s.key));
 	assert_memory_equal(g.eth, s.nic_mac, 6);
 	assert_memory_equal(g.eth + 6, s.peer_mac, 6);
@@ -65,6 +67,7 @@ static void build_family(const char *local, const char *remote)
 	assert_int_equal(g.ack, SND + 32);
 	assert_int_equal(g.len, 0);
 	g = parse(buf, shadow_fin(&s, buf));
+	assert_true(g.payload - buf > beat - 1); /* with headers of one length Linux might join the two */
 	assert_int_equal(g.flags, TCP_FIN | TCP_ACK);
 	assert_int_equal(g.seq, RCV);
 	g = parse(buf, shadow_rst(&s, buf, -5));
