@@ -121,7 +121,9 @@ static void adopt_commit(struct slow *s, struct conn *c, const struct segment *a
  */
 static bool adopt_is_answer(struct conn *c, const struct segment *seg)
 {
-	if (!c->sock.sack || (seg->opt.sack_count && seq_leq(seg->opt.sack[0].end, seg->ack)))
+	if (!c->sock.sack)
+		return true;
+	if (seg->opt.sack_count && seg->opt.sack[0].start == c->sh_rcv_nxt - 1 && seg->opt.sack[0].end == c->sh_rcv_nxt)
 		return true;
 	return ++c->plain > ADOPT_PLAIN;
 }

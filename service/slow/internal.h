@@ -102,6 +102,7 @@ struct conn {
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
 	uint32_t sh_acked;               /* what we have acknowledged to it */
+	uint32_t sh_slipped, slips;      /* see linux_slipped(): bytes that it has, beyond sh_rcv_nxt; how often */
 	uint8_t peer_mac[6];
 	uint16_t vary;
 	struct wire_template tmpl;
@@ -351,8 +352,8 @@ void demand_prepare(struct slow *s); /* an adoption is going to come */
 void demand_empty(struct slow *s);   /* the last connection has left the table */
 
 /* leave.c */
-/* A duplicate of the socket, or -errno: by the number that the library last named, else by looking for it. */
-int leave_fetch(struct conn *c);
+/* A duplicate of the socket, or -errno: by the number that the library last named. */
+int leave_fetch_named(const struct conn *c);
 /*
  * Give @c back to Linux. @fd: a duplicate of its socket, taken over, or -1: it is fetched from the process. Returns
  * 0: begun; or -errno: it stays FAST.

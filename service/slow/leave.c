@@ -67,16 +67,21 @@ static int leave_fetch_from(const struct conn *c, const struct app *a, uint32_t 
 	return fd < 0 && app_fd >= 0 ? sock_fetch(a->pid, app_fd, c->cookie) : fd;
 }
 
-int leave_fetch(struct conn *c)
+int leave_fetch_named(const struct conn *c)
 {
-	int fd;
+	int fd = c->app ? leave_fetch_from(c, c->app, c->slot, c->app_fd) : -ENOENT;
 
-	if (!c->app)
-		return -ENOENT;
-	fd = leave_fetch_from(c, c->app, c->slot, c->app_fd);
 	if (fd < 0 && c->sender.app)
 		fd = leave_fetch_from(c, c->sender.app, c->sender.slot, c->sender.app_fd);
-	return fd < 0 ? sock_fetch_any(c->app->pid, &c->key, c->cookie) : fd;
+	return fd;
+}
+
+/* A duplicate of the socket: by the number that the library last named, else by looking for it. */
+static int leave_fetch(const struct conn *c)
+{
+	int fd = leave_fetch_named(c);
+
+	return fd < 0 && c->app ? sock_fetch_any(c->app->pid, &c->key, c->cookie) : fd;
 }
 
 static void leave_freeze(struct slow *s, struct conn *c, uint32_t reason)

@@ -14,6 +14,8 @@
 #include "service/base/log.h"
 #include "service/tcp/seq.h"
 
+#define LINUX_SLIPS 8 /* of one connection: more is no accident */
+
 /* Until a first frame of Linux's has shown the next hop. Locally administered, nobody's. */
 static const uint8_t linux_mac_unknown[6] = {0x02, 0, 0, 0, 0, 0x01};
 
@@ -89,46 +91,57 @@ static void linux_closed(struct slow *s, struct conn *c)
 	conn_progress(s, c);
 }
 
+/* Does the shadow acknowledge what it was never sent? @known: bytes of which we know. */
+static bool linux_has_slipped(const struct conn *c, const struct segment *seg, uint32_t known)
+{
+	return c->state == CONN_FAST && !c->failed && (seg->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
+	       seq_gt(seg->ack, c->sh_rcv_nxt + known + c->peer_fin);
+}
+
 /*
  * Payload in the shadow socket. A segment had passed the socket's old filter, and was queued only after the heartbeat's
  * answer: its processor stood still in between, as those of virtual machines do. The peer has not heard of it, and sends
  * it again, to the fast path. Here it goes, as Linux resets a connection that is closed with data unread; the shadow's
- * numbers move on. If there was a FIN in it only a new socket will do.
+ * numbers move on. If there was a FIN in it only a new socket will do. If the socket cannot be had, it stays there until
+ * linux_slipped_away().
  */
 static void linux_slipped(struct slow *s, struct conn *c, uint32_t ack)
 {
-	int fd = leave_fetch(c);
+	int fd = leave_fetch_named(c);
 
 	counter_add(&s->counters, CNT_SHADOW_SLIPPED, 1);
 	log_debug("flow %u: %u bytes slipped into the kernel socket", c->id, ack - c->sh_rcv_nxt);
-	if (fd < 0)
+	if (fd < 0) {
+		c->sh_slipped = ack - c->sh_rcv_nxt;
 		return;
-	if (sock_filter_attach(fd, ack) || sock_discard_received(fd, ack - c->sh_rcv_nxt)) {
+	}
+	if (++c->slips > LINUX_SLIPS || sock_filter_attach(fd, ack) || sock_discard_received(fd, ack - c->sh_rcv_nxt)) {
 		leave_begin(s, c, fd, IPC_REASON_RACE);
 		return;
 	}
 	closer_close(fd);
 	c->sh_rcv_nxt = ack;
+	c->sh_slipped = 0;
+	/* what was sent with the old numbers it has not taken */
 	if (c->peer_fin)
 		linux_mirror_fin(s, c);
+	linux_ack(s, c, c->sh_acked);
+	if (c->rst_judged)
+		linux_mirror_rst(s, c, 0);
+	verdict_ask(s, c);
 }
 
-/* The socket was closed before that could be mended: no reset, but the end of the descriptor. */
+/* The socket was closed with them unread: no reset, but the end of the descriptor. */
 static void linux_slipped_away(struct slow *s, struct conn *c)
 {
 	counter_add(&s->counters, CNT_SHADOW_SLIPPED, 1);
+	if (c->orphan) /* noticed before */
+		return;
 	c->local_fin = c->orphan = true;
 	c->closed_ns = s->now_ns;
 	conn_command(s, c, CMD_ORPHAN, 0, 0);
-	verdict_answer(s, c, VERDICT_ACCEPT);
+	verdict_ask(s, c);
 	conn_progress(s, c);
-}
-
-/* Does the shadow acknowledge what it was never sent? */
-static bool linux_has_slipped(const struct conn *c, const struct segment *seg)
-{
-	return c->state == CONN_FAST && !c->orphan && !c->failed && seg->flags & TCP_ACK &&
-	       seq_gt(seg->ack, c->sh_rcv_nxt + c->peer_fin);
 }
 
 /*
@@ -139,6 +152,9 @@ static bool linux_has_slipped(const struct conn *c, const struct segment *seg)
  */
 static void linux_reset(struct slow *s, struct conn *c, const struct segment *seg)
 {
+	/* somebody may have had it made, by a segment of his own that a rule rejects */
+	if (seq_lt(seg->seq, c->sh_acked - 1) || seq_gt(seg->seq, c->sh_snd_nxt + 1))
+		return;
 	if (c->rst_judged) {
 		c->failed = true;
 		c->rst_judged = false;
@@ -147,7 +163,7 @@ static void linux_reset(struct slow *s, struct conn *c, const struct segment *se
 		conn_progress(s, c);
 		return;
 	}
-	if (linux_has_slipped(c, seg)) {
+	if (linux_has_slipped(c, seg, 0)) {
 		linux_slipped_away(s, c);
 		return;
 	}
@@ -200,6 +216,7 @@ void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const
 		c->peer_fin_seen = true;
 		q.rcv_nxt++;
 	}
+	q.rcv_nxt += c->sh_slipped;
 	q.snd_nxt = c->sh_snd_nxt + (c->local_fin ? 1 : 0);
 	/* right after adoption it may not have sent all that was in its queue (a window probe lies before sh_acked) */
 	if (!seg->len && seq_geq(seg->seq, c->sh_acked) && seq_lt(seg->seq, c->sh_snd_nxt))
@@ -222,8 +239,11 @@ void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const
 		linux_closed(s, c);
 		return;
 	case SHADOW_DATA:
-		/* sent before the adoption and overtaken by it: the peer gets it, and it is ours to repeat */
-		if (seg->len && seq_leq(seg->seq + seg->len, c->sock.snd_nxt))
+		/*
+		 * Sent before the adoption and overtaken by it: the peer gets it, and it is ours to repeat. It must not
+		 * hear that something has arrived that the flow does not have.
+		 */
+		if (seg->len && seq_leq(seg->seq + seg->len, c->sock.snd_nxt) && seq_leq(seg->ack, c->sock.rcv_nxt))
 			down_frame(s, c->thread, CMD_TX_FRAME, frame, len);
 		linux_ack(s, c, seg->seq + seg->len);
 		return;
@@ -255,8 +275,11 @@ void slow_from_tap(void *ctx, const uint8_t *frame, uint32_t len)
 				s); /* the peer's FIN may have caused it: that one came first, and is not an active close */
 		c = conn_find(s, &seg.key);
 	}
-	if (c && linux_has_slipped(c, &seg) && !(seg.flags & TCP_RST))
+	if (c && linux_has_slipped(c, &seg, c->sh_slipped) && !(seg.flags & TCP_RST)) {
 		linux_slipped(s, c, seg.ack);
+		if (!seg.len && !(seg.flags & TCP_FIN)) /* it answers no question */
+			return;
+	}
 	if (c && c->state == CONN_ADOPTING) {
 		adopt_from_linux(s, c, &seg, frame, len);
 	} else if (c && (c->state == CONN_FAST || c->state == CONN_REMOVING)) {

@@ -193,6 +193,20 @@ def test_frames_as_linux_judges_them(pair):
     assert min(c[k] for k in ("drop_parse", "drop_checksum", "drop_window", "drop_paws", "drop_ack", "drop_mac")) > 0, c
 
 
+def test_a_reset_for_somebody_else(pair):
+    """A rule answers frames of anybody's with a reset. Their sender chooses its numbers, but who knows those of the
+    connection? Frames with IP options go past the fast path, to Linux."""
+    p = pair.peer(PORT)
+    pair.lab.server.nft("table inet t { chain in { type filter hook input priority 0; tcp dport %d ct state invalid "
+                        "counter reject with tcp reset; } }" % PORT)
+    pair.inject(p, [{"ip_options": b"\1\1\1\1", "flags": f, "ack": a, "payload": GARBAGE}
+                    for f in (0, PSH, ACK | SYN | FIN, ACK | PSH | FIN | RST) for a in (0, p.ack + 100000, p.ack - 1000)])
+    text = pair.lab.server.run(["nft", "list", "ruleset"]).stdout
+    assert "counter packets 0 " not in text, text
+    pair.lab.server.nft("flush ruleset")
+    pair.still_fast()
+
+
 def test_stream_in_odd_pieces(pair):
     """The same bytes twice, overlapping, backwards, one at a time, and through a window that closes."""
     r = random.Random(2)
