@@ -153,8 +153,10 @@ static void linux_slipped_away(struct slow *s, struct conn *c)
 static void linux_reset(struct slow *s, struct conn *c, const struct segment *seg)
 {
 	/* somebody may have had it made, by a segment of his own that a rule rejects */
-	if (seq_lt(seg->seq, c->sh_acked - 1) || seq_gt(seg->seq, c->sh_snd_nxt + 1))
+	if (seq_lt(seg->seq, c->sh_acked - 1) || seq_gt(seg->seq, c->sh_snd_nxt + 1)) {
+		counter_add(&s->counters, CNT_DROP_RESET, 1);
 		return;
+	}
 	if (c->rst_judged) {
 		c->failed = true;
 		c->rst_judged = false;

@@ -136,8 +136,8 @@ def test_bad_wire(make_lab, wire):
     total = scale(600, 100)
     talk(lab, total, 30, 50000, 3, seconds=90)
     kept_promises(lab)
-    if not lab.plain:
-        assert lab.counters()["adopted"] > total // 10
+    if not lab.plain:  # at heavy loss many have a gap whenever they are looked at
+        assert lab.counters()["adopted"] > total // (10 if wire == "heavy loss" else 4)
 
 
 def test_bad_wire_exclusive(make_lab):

@@ -203,6 +203,7 @@ def test_a_reset_for_somebody_else(pair):
                     for f in (0, PSH, ACK | SYN | FIN, ACK | PSH | FIN | RST) for a in (0, p.ack + 100000, p.ack - 1000)])
     text = pair.lab.server.run(["nft", "list", "ruleset"]).stdout
     assert "counter packets 0 " not in text, text
+    assert pair.lab.counters()["drop_reset"] > 0
     pair.lab.server.nft("flush ruleset")
     pair.still_fast()
 

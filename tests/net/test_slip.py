@@ -16,18 +16,18 @@ from lab import wait_for
 from test_adopt import PEER, PYTHON
 from test_firewall import PORT, fast_conversation
 
-PIDFD_OPEN, PIDFD_GETFD = 434, 438
+PIDFD_GETFD = 438
 SO_DETACH_FILTER = 27
 
 
 def socket_of(pid, fd):
     """A duplicate of another process's socket."""
     libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = libc.syscall(PIDFD_OPEN, pid, 0)
-    assert pidfd >= 0, os.strerror(ctypes.get_errno())
+    pidfd = os.pidfd_open(pid)
     got = libc.syscall(PIDFD_GETFD, pidfd, fd, 0)
-    assert got >= 0, os.strerror(ctypes.get_errno())
+    err = ctypes.get_errno()
     os.close(pidfd)
+    assert got >= 0, os.strerror(err)
     return socket.socket(fileno=got)
 
 
@@ -42,7 +42,9 @@ class Slip:
         for name in ("all", "vt0"):
             lab.server.sysctl("net.ipv4.conf.%s.rp_filter" % name, 0)
         self.tap, self.to = Wire(lab.server, "tapas0"), Wire(lab.server, "vt1")
-        self.mac = Wire(lab.server, "vt0").mac
+        end = Wire(lab.server, "vt0")
+        self.mac = end.mac
+        end.close()
 
     def numbers(self):
         """What the kernel socket expects next, and what it has sent: as the service's heartbeats say."""
@@ -95,7 +97,7 @@ def test_a_segment_slips_in(lab, slip):
     assert counters["heartbeat_rst"] == 0 and counters["adopted"] == 1, counters
     c.close()
     wait_for(lambda: not lab.flows("FAST", PORT), 5, "the end")
-    assert "flags 0x14" not in lab.log() # a reset of the kernel's own accord
+    assert "flags 0x14" not in lab.log()  # a reset of the kernel's own accord
 
 
 def test_it_slips_in_and_the_program_dies(lab, slip):

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The end of a stream, or of a connection, where another process, or the time before the adoption, had a part in it. */
-#include <sys/wait.h>
-
 #include "tests/posix/process.h"
 
 /* Shut down for reading while it is Linux's. */

@@ -51,7 +51,7 @@ static void await_acked(int fd)
 	int unacked = 1;
 
 	for (int i = 0; i < 2000 && !ioctl(fd, TIOCOUTQ, &unacked) && unacked; i++)
-		usleep(1000);
+		pause_ms(1);
 }
 
 static void et_out(void)
