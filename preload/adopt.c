@@ -185,7 +185,9 @@ void sock_adopt_try(struct sock *s, int fd)
 		return;
 	}
 	if (c && policy.accelerate && (s->exchanges > policy.exchanges || s->bytes > policy.bytes)) {
-		if ((!local_is_same_host(fd) && !core_prepare(c)) || !lock_try(&s->lock)) {
+		if (!s->same_host)
+			s->same_host = local_is_same_host(fd);
+		if ((!s->same_host && !core_prepare(c)) || !lock_try(&s->lock)) {
 			errno = saved;
 			return;
 		}
@@ -247,6 +249,7 @@ static void settle_linux(struct sock *s, bool died)
 	} else if (!is_refused_once(reason)) {
 		s->try_at = NEVER;
 	}
+	s->same_host |= reason == IPC_REASON_PEER;
 	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);

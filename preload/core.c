@@ -419,6 +419,7 @@ int core_adopt(struct core *c, uint32_t slot, int fd, uint64_t cookie, uint32_t 
 	atomic_store_explicit(&s->rcv_read, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->want, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->busy, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->invited, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->mark_snd, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->mark_read, 0, memory_order_relaxed);
 	atomic_store_explicit(&s->opts, opts, memory_order_relaxed);

@@ -57,7 +57,7 @@ static bool recv_over(const struct sock *s)
 	uint32_t status = stream_status(&s->st);
 
 	return (status & (IPC_ST_FIN | IPC_ST_ERROR)) || IPC_STATE(status) == IPC_DEAD || s->shut_rd ||
-	       core_is_dead(s->core);
+	       core_is_dead(s->core) || local_ended(s);
 }
 
 /* The receiving half is with another process and the connection has failed, so that it will not come here. */
@@ -133,15 +133,28 @@ static size_t recv_target(const struct sock *s, size_t want, int flags)
 	return flags & MSG_WAITALL ? want : MAX(MIN((size_t)low, want), (size_t)1);
 }
 
-ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
+static ssize_t recv_once(struct sock *s, const struct iovec *iov, int cnt, size_t done, int flags)
 {
 	uint32_t how = (flags & MSG_PEEK ? STREAM_PEEK : 0) | (flags & MSG_TRUNC ? STREAM_DISCARD : 0);
+	ssize_t n;
+
+	if (unlikely(s->rx_kernel)) {
+		n = local_recv(s, iov, cnt, done, flags);
+		if (n != -EAGAIN)
+			return n;
+	}
+	return stream_read(&s->st, iov, cnt, done, how);
+}
+
+ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
+{
 	size_t want = MIN(iov_total(iov, cnt), (size_t)IO_MAX), done = 0, target = recv_target(s, want, flags);
 	bool dontwait = (flags & MSG_DONTWAIT) || s->nonblock;
 	uint64_t deadline = 0;
 
 	for (;;) {
-		ssize_t n = stream_read(&s->st, iov, cnt, done, how);
+		bool kernel = s->rx_kernel;
+		ssize_t n = recv_once(s, iov, cnt, done, flags);
 		int err;
 
 		if (n == -ESTALE && !recv_is_nowhere(s))
@@ -150,8 +163,8 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;
-		if (done >= target || (!want && stream_unread(&s->st)))
-			return (ssize_t)done;
+		if (done >= target || (!want && stream_unread(&s->st)) || (n && kernel && (flags & MSG_PEEK)))
+			return (ssize_t)done; /* of two places one is peeked at */
 		if (n)
 			continue;
 		err = done ? 0 : recv_ended(s);
@@ -193,6 +206,18 @@ static ssize_t broken(struct sock *s, int flags)
 	return fail(EPIPE);
 }
 
+static ssize_t write_once(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
+{
+	ssize_t n;
+
+	if (unlikely(s->tx_kernel)) {
+		n = local_send(s, iov, cnt, skip, flags);
+		if (n != -ESTALE)
+			return n;
+	}
+	return stream_write(&s->st, iov, cnt, skip, flags & MSG_MORE);
+}
+
 /* One copy under the lock. Returns bytes, 0: no room, or -errno. */
 static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
 {
@@ -206,7 +231,7 @@ static ssize_t send_once(struct sock *s, const struct iovec *iov, int cnt, size_
 		 IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
 		n = -EPIPE;
 	else
-		n = stream_write(&s->st, iov, cnt, skip, flags & MSG_MORE);
+		n = write_once(s, iov, cnt, skip, flags);
 	lock_drop(&s->tx_lock);
 	return n;
 }
@@ -219,6 +244,8 @@ ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
 
 	if (flags & MSG_FASTOPEN)
 		return fail(EISCONN);
+	if (unlikely(s->tx_kernel))
+		local_change_over(s, dontwait);
 	for (;;) {
 		ssize_t n = send_once(s, iov, cnt, done, flags);
 		int err;
@@ -232,6 +259,18 @@ ssize_t io_send(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		done += (size_t)n;
 		if (done >= want)
 			return (ssize_t)done;
+		if (unlikely(s->tx_kernel)) {
+			if (n)
+				continue;
+			if (dontwait)
+				return done ? (ssize_t)done : fail(EAGAIN);
+			if (!deadline)
+				deadline = wait_deadline(s->sndtimeo_ns);
+			err = local_wait_room(s, deadline);
+			if (err)
+				return done ? (ssize_t)done : fail(-err);
+			continue;
+		}
 		/* no room: ask to be told, and look once more, as the bytes may have been acknowledged meanwhile */
 		if (stream_want_space(&s->st) || (!n && stream_room(&s->st)))
 			continue;

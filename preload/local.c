@@ -10,13 +10,24 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/ioctl.h>
+
+#include "preload/epoll.h"
+#include "preload/wait.h"
+#include "service/base/clock.h"
 
 #define NEWS 32
 #define IDLE_LOOKS 64 /* looks in vain between two questions to the kernel */
+#define PIECES 64     /* buffers of one call in the kernel; a longer call ends short */
+#define ROOM_NS (5 * NS_PER_MS)
+#define CHANGE_NS (NS_PER_MS / 10)
+#define CHANGE_LOOKS 500    /* of a call that may block, once for each connection */
+#define CHANGE_LOOKS_FEW 10 /* of one that may not, ... */
+#define CHANGE_SENDS 16     /* ... every so many calls */
 
 static int news_ctl(struct core *c, int op, int fd, uint32_t slot)
 {
-	struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = slot};
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = slot};
 	int news = atomic_load_explicit(&c->news, memory_order_relaxed);
 
 	return news < 0 ? -1 : (int)syscall(SYS_epoll_ctl, news, op, fd, &ev);
@@ -24,23 +35,37 @@ static int news_ctl(struct core *c, int op, int fd, uint32_t slot)
 
 void local_watch(struct sock *s)
 {
+	s->rx_kernel = s->tx_kernel = true;
+	s->tx_waits = 0;
 	if (news_ctl(s->core, EPOLL_CTL_ADD, s->fd, s->slot) && errno == EEXIST)
 		news_ctl(s->core, EPOLL_CTL_MOD, s->fd, s->slot);
 }
 
 void local_unwatch(struct sock *s)
 {
-	if (s->st.local)
-		news_ctl(s->core, EPOLL_CTL_DEL, s->fd, s->slot);
+	if (!s->st.local)
+		return;
+	news_ctl(s->core, EPOLL_CTL_DEL, s->fd, s->slot);
+	s->rx_kernel = s->tx_kernel = false;
 }
 
-/* The service is behind: once more, when somebody looks again. */
-static void raise_again(struct core *c, uint32_t slot)
+/* The kernel socket of @slot says @events. */
+static void news_of(struct core *c, uint32_t slot, uint32_t events)
 {
 	struct sock *s = atomic_load_explicit(&c->owner[slot], memory_order_acquire);
+	bool mixed;
 
-	if (s)
+	if (!s || !file_hold(&s->file))
+		return;
+	mixed = local_is_mixed(s, IO_IN | IO_OUT);
+	if (mixed) {
+		ep_news(c, slot, NULL);
+		core_context_wake(c, s->context); /* threads that are blocked on it */
+	}
+	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) || (!mixed && events & EPOLLIN)) &&
+	    core_look(c, slot) == -EAGAIN) /* the service is behind: once more, when somebody looks again */
 		news_ctl(c, EPOLL_CTL_MOD, s->fd, slot);
+	sock_put(s);
 }
 
 void local_check(struct core *c)
@@ -53,15 +78,136 @@ void local_check(struct core *c)
 		return;
 	do {
 		n = syscall(SYS_epoll_pwait, news, ev, NEWS, 0, NULL, 0); /* no cancellation point */
-		for (long i = 0; i < n; i++) {
-			uint32_t slot = (uint32_t)ev[i].data.u64 % IPC_SLOTS;
-
-			if (core_look(c, slot) == -EAGAIN)
-				raise_again(c, slot);
-		}
+		for (long i = 0; i < n; i++)
+			news_of(c, (uint32_t)ev[i].data.u64 % IPC_SLOTS, ev[i].events);
 	} while (n == NEWS);
 	errno = saved;
 }
+
+/* ---- what still goes through the kernel ---- */
+
+uint32_t local_queued(const struct sock *s, int dir)
+{
+	int n = 0;
+
+	return syscall(SYS_ioctl, s->fd, dir == IO_IN ? FIONREAD : TIOCOUTQ, &n) || n < 0 ? 0 : (uint32_t)n;
+}
+
+static bool is_paired(const struct sock *s)
+{
+	return stream_status(&s->st) & IPC_ST_PAIRED;
+}
+
+bool local_ended(const struct sock *s)
+{
+	return s->st.local && s->rx_kernel && !is_paired(s) && !local_queued(s, IO_IN) && sock_kernel_ended(s);
+}
+
+uint32_t local_events(const struct sock *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLOUT | POLLRDHUP};
+	struct timespec none = {0};
+	uint32_t ev = 0;
+
+	if (s->rx_kernel && local_queued(s, IO_IN))
+		ev |= EPOLLIN | EPOLLRDNORM;
+	if (syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0)
+		return ev;
+	if (s->tx_kernel && p.revents & POLLOUT)
+		ev |= EPOLLOUT | EPOLLWRNORM;
+	if (s->rx_kernel && !is_paired(s)) { /* nobody else could say it */
+		if (p.revents & (POLLRDHUP | POLLHUP))
+			ev |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
+		ev |= (uint32_t)p.revents & (EPOLLHUP | EPOLLERR);
+	}
+	return ev;
+}
+
+/* @iov without its first @skip bytes. Returns the count. */
+static int rest_of(const struct iovec *iov, int cnt, size_t skip, struct iovec *rest)
+{
+	int n = 0;
+
+	for (int i = 0; i < cnt && n < PIECES; i++) {
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		rest[n++] = (struct iovec){(char *)iov[i].iov_base + skip, iov[i].iov_len - skip};
+		skip = 0;
+	}
+	return n;
+}
+
+/* Nothing more comes by the kernel. */
+static void rx_is_over(struct sock *s)
+{
+	s->rx_kernel = false;
+	stream_opts_set(&s->st, IPC_OPT_DRAINED, 0);
+}
+
+ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
+{
+	uint32_t over = IPC_ST_FIN | IPC_ST_ERROR;
+	/* looked at before the kernel: if there is something, all that was sent before is in the kernel's queue */
+	bool memory = stream_unread(&s->st) || stream_status(&s->st) & over;
+	struct iovec rest[PIECES];
+	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	ssize_t n;
+
+	if (!m.msg_iovlen)
+		return -EAGAIN;
+	n = syscall(SYS_recvmsg, s->fd, &m, (flags & (MSG_PEEK | MSG_TRUNC)) | MSG_DONTWAIT);
+	if (n > 0 || (n < 0 && errno == EFAULT))
+		return n > 0 ? n : -EFAULT;
+	if (n < 0 && errno == EINTR)
+		return local_recv(s, iov, cnt, skip, flags);
+	if (memory || ((!n || errno != EAGAIN) && is_paired(s)))
+		rx_is_over(s); /* how it has ended the slot will say */
+	return n < 0 && !memory && !is_paired(s) ? -errno : -EAGAIN;
+}
+
+ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
+{
+	struct iovec rest[PIECES];
+	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	ssize_t n;
+
+	if (is_paired(s) && !local_queued(s, IO_OUT)) {
+		s->tx_kernel = false;
+		return -ESTALE;
+	}
+	if (!m.msg_iovlen)
+		return 0;
+	do
+		n = syscall(SYS_sendmsg, s->fd, &m, (flags & MSG_MORE) | MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n >= 0 ? n : errno == EAGAIN ? 0 : -errno;
+}
+
+int local_wait_room(struct sock *s, uint64_t deadline)
+{
+	uint64_t left = MIN(wait_left(deadline), ROOM_NS);
+	struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+	struct timespec t = {.tv_nsec = (long)left};
+
+	if (!left)
+		return -EAGAIN;
+	return libc()->ppoll(&p, 1, &t, NULL) < 0 && errno == EINTR ? -EINTR : 0;
+}
+
+void local_change_over(struct sock *s, bool dontwait)
+{
+	uint32_t looks = dontwait ? CHANGE_LOOKS_FEW : CHANGE_LOOKS;
+
+	if (!is_paired(s) || s->tx_waits++ % CHANGE_SENDS)
+		return;
+	/* of a dialogue mostly nothing is left; a one-way transfer must stop for once */
+	for (uint32_t i = 0; i < looks && local_queued(s, IO_OUT); i++)
+		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = CHANGE_NS}, NULL);
+}
+
+/* ---- what the calls say ---- */
 
 void local_tell(struct sock *s)
 {

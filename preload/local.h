@@ -3,7 +3,13 @@
  * Local connections, both ends of which are on this host: the bytes go from memory to memory, but closing, resetting and
  * killing is done by the two kernel sockets, which are connected with each other all the time. What one of them hears
  * becomes readable in one epoll descriptor of the process (core->news), which everybody who sleeps sleeps on as well, and
- * the service is told to look (core_look()); it asks Linux what has happened. Any thread.
+ * the service is told to look (core_look()); it asks Linux what has happened.
+ *
+ * Each end becomes FAST by itself, and each direction changes over by itself. Until the slot says IPC_ST_PAIRED all goes
+ * through the kernel. Then its writer writes to the memory as soon as the kernel has nothing of it left that the peer
+ * has not acknowledged (sock.tx_kernel ends), so what is in the memory comes after all that is in the kernel. Its reader
+ * reads in the kernel first, until it has seen that the memory holds something, or the end, and after that found nothing
+ * in the kernel (sock.rx_kernel ends). Any thread.
  */
 #ifndef PRELOAD_LOCAL_H
 #define PRELOAD_LOCAL_H
@@ -14,7 +20,7 @@
 void local_watch(struct sock *s);
 /* It is Linux's again, or another process's. s->lock held. */
 void local_unwatch(struct sock *s);
-/* There is news in core->news: tell the service. */
+/* There is news in core->news: for sockets that still use the kernel, and for the service. */
 void local_check(struct core *c);
 /* It is FAST, and local: the program has closed its last descriptor, or shut it down. */
 void local_tell(struct sock *s);
@@ -23,9 +29,30 @@ void local_idle(struct sock *s);
 /* Do the addresses of @fd alone say that both ends are here? */
 bool local_is_same_host(int fd);
 
+/* rx_kernel: what recvmsg() gives at once, with @flags of MSG_PEEK and MSG_TRUNC; -EAGAIN: now see the memory. */
+ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags);
+/* tx_kernel: the same for sendmsg(), with @flags of MSG_MORE; 0: no room now; -ESTALE: write to the memory. tx_lock held. */
+ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags);
+/* tx_kernel: wait for room in the kernel, or for a moment to change over. Returns 0: look, or -errno. */
+int local_wait_room(struct sock *s, uint64_t deadline);
+/* tx_kernel, and paired: is it time to change over? If not, wait a little for that, and less so if @dontwait. */
+void local_change_over(struct sock *s, bool dontwait);
+/* EPOLL* that hold of the kernel socket, as far as the kernel is used. */
+uint32_t local_events(const struct sock *s);
+/* Bytes that lie in the kernel's receive queue, or in its send queue. */
+uint32_t local_queued(const struct sock *s, int dir);
+/* Has the connection ended although the other end never came? Then only Linux knows. */
+bool local_ended(const struct sock *s);
+
 static inline bool sock_is_local(const struct sock *s)
 {
 	return s->slot != SLOT_NONE && sock_state(s) == SOCK_FAST && s->st.local;
+}
+
+/* Is the kernel still used in one of these directions (IO_IN, IO_OUT)? */
+static inline bool local_is_mixed(const struct sock *s, int dirs)
+{
+	return ((dirs & IO_IN) && s->rx_kernel) || ((dirs & IO_OUT) && s->tx_kernel);
 }
 
 #endif

@@ -15,6 +15,7 @@
 #include <sys/sendfile.h>
 
 #include "preload/io.h"
+#include "preload/local.h"
 #include "preload/user.h"
 #include "preload/wait.h"
 
@@ -238,6 +239,8 @@ static ssize_t fast_splice_in(struct sock *s, int in, int out, size_t len, unsig
 			return n;
 		if (!is_fast(s, IO_IN) && sock_reenter(s, dontwait, IO_IN) == IO_LINUX)
 			return libc()->splice(in, NULL, out, NULL, len, flags);
+		if (s->rx_kernel && local_queued(s, IO_IN)) /* it does not wait for more than there is */
+			return libc()->splice(in, NULL, out, NULL, MIN(len, (size_t)local_queued(s, IO_IN)), flags);
 		place = held_push(&h);
 		n = pipe_fill(s, out, MIN(len, (size_t)IO_MAX), mode & O_NONBLOCK, dontwait);
 		held_pop(place);

@@ -13,6 +13,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "preload/local.h"
 #include "preload/handback.h"
 #include "preload/io.h"
 #include "preload/share.h"
@@ -47,7 +48,8 @@ static ssize_t msg_open(const struct msghdr *m, struct msghdr *h, bool send)
 /* The one control message there may be: TCP_INQ's. Returns its length; *@flags gets MSG_CTRUNC if it did not fit. */
 static ssize_t put_inq(struct sock *s, const struct msghdr *h, int *flags)
 {
-	int left = (int)MIN(stream_unread(&s->st), (uint64_t)INT_MAX);
+	uint64_t unread = stream_unread(&s->st) + (s->rx_kernel ? local_queued(s, IO_IN) : 0);
+	int left = (int)MIN(unread, (uint64_t)INT_MAX);
 	struct cmsghdr c = {.cmsg_len = CMSG_LEN(sizeof(left)), .cmsg_level = IPPROTO_TCP, .cmsg_type = TCP_CM_INQ};
 
 	if (!h->msg_control || h->msg_controllen < c.cmsg_len) {

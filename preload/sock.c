@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/single_threaded.h>
 
+#include "preload/local.h"
 #include "preload/wait.h"
 #include "preload/share.h"
 #include "service/base/clock.h"
@@ -23,6 +24,7 @@
 #define CALL_BYTES 512   /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
 #define SURE_BYTES 4096                 /* less than two thirds of any send buffer */
+#define INVITATIONS 8                   /* that are followed without success */
 #define BULK_BYTES 32768                /* so much at once is a one-way transfer */
 
 /* The kernel socket said FIN or RST: was the descriptor closed where we could not see it? */
@@ -255,15 +257,32 @@ static void count(struct sock *s, int dir, ssize_t n)
 	atomic_store_explicit(&s->bytes, s->bytes + (uint64_t)n, memory_order_relaxed);
 }
 
+/* A local connection of which only this end has asked: does the other one ask now? */
+static bool is_invited(const struct sock *s)
+{
+	return s->same_host && s->slot != SLOT_NONE && s->tries < INVITATIONS && s->try_at != NEVER &&
+	       atomic_load_explicit(&core_slot(s->core, s->slot)->invited, memory_order_relaxed);
+}
+
+/* Of a local connection both ends must ask at about the same time: each when it has answered the other one. */
+static bool is_answered(struct sock *s)
+{
+	if (!s->same_host)
+		s->same_host = local_is_same_host(s->fd);
+	return !s->same_host;
+}
+
 /*
  * Is this a moment to adopt? A blocking socket: any end of a call, as later calls simply wait.
  * A non-blocking one: where EAGAIN comes next anyway, or surprises nobody: after a send,
  * after a receive that would have blocked, or in the middle of a one-way transfer.
  */
-static bool is_moment(const struct sock *s, int dir, ssize_t n)
+static bool is_moment(struct sock *s, int dir, ssize_t n)
 {
 	struct core_policy policy;
 
+	if (unlikely(is_invited(s)))
+		return n > 0 || errno == EAGAIN;
 	if (s->exchanges < s->try_at && (s->try_at == NEVER || s->bytes < s->try_bytes))
 		return false;
 	if (sock_policy(s, &policy) ? s->exchanges <= policy.exchanges && s->bytes <= policy.bytes
@@ -273,7 +292,7 @@ static bool is_moment(const struct sock *s, int dir, ssize_t n)
 		return n > 0;
 	if (n < 0)
 		return errno == EAGAIN;
-	return n > 0 && (!s->nonblock || !s->exchanges || n >= BULK_BYTES);
+	return n > 0 && (n >= BULK_BYTES || !s->exchanges || (!s->nonblock && is_answered(s)));
 }
 
 void sock_moment(struct sock *s, int fd, int dir, ssize_t n)
@@ -379,6 +398,10 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 		ev |= EPOLLIN | EPOLLRDNORM;
 	if (fin && shut)
 		ev |= EPOLLHUP;
+	if (unlikely(local_is_mixed(s, IO_IN | IO_OUT)))
+		ev |= local_events(s);
+	if (unlikely(s->tx_kernel))
+		return shut ? ev | EPOLLOUT | EPOLLWRNORM : ev;
 	if (shut || (!(away & IO_OUT) &&
 		     (stream_writable(&s->st) || ((interest & (EPOLLOUT | EPOLLWRNORM)) && stream_want_space(&s->st)))))
 		ev |= EPOLLOUT | EPOLLWRNORM;

@@ -123,6 +123,9 @@ struct sock {
 	uint64_t brief_serial;
 	int brief_fd;
 	_Atomic uint32_t brief_calls;
+	_Atomic bool rx_kernel, tx_kernel; /* FAST and local: the kernel is still used; see local.h */
+	_Atomic uint32_t tx_waits;
+	_Atomic bool same_host;  /* both ends are on this host, as far as is known */
 	bool passed;             /* sent in a message, who knows to whom */
 	struct sock *index_next; /* share.c's */
 	uint64_t index_cookie;   /* 0: not in the index */

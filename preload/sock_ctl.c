@@ -385,9 +385,9 @@ static bool fast_ioctl(struct sock *s, int fd, unsigned long req, void *arg, int
 	if (sock_state(s) != SOCK_FAST || !stream_is_open(&s->st))
 		return false;
 	if (req == FIONREAD)
-		n = (int)stream_unread(&s->st);
+		n = (int)stream_unread(&s->st) + (s->rx_kernel ? (int)local_queued(s, IO_IN) : 0);
 	else if (req == SIOCOUTQ)
-		n = (int)stream_unacked(&s->st);
+		n = (int)stream_unacked(&s->st) + (s->tx_kernel ? (int)local_queued(s, IO_OUT) : 0);
 	else
 		n = (int)stream_unsent(&s->st);
 	*ret = user_writable(arg, sizeof(n)) ? 0 : fail(EFAULT);

@@ -289,8 +289,9 @@ static bool is_over(struct sock *s, uint32_t events, uint64_t more)
 	if (unlikely(IPC_AWAY(stream_status(&s->st)) & io_of_events(events)))
 		return true; /* another process has that half */
 	if (more != ANY_UNREAD)
-		return stream_unread(&s->st) > more || s->shut_rd || sock_failed(s) ||
-		       (stream_status(&s->st) & IPC_ST_FIN) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
+		return stream_unread(&s->st) > more || (s->rx_kernel && local_events(s) & EPOLLIN) || s->shut_rd ||
+		       sock_failed(s) || (stream_status(&s->st) & IPC_ST_FIN) ||
+		       IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
 	return sock_events(s, events) & (events | EPOLLERR | EPOLLHUP);
 }
 

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -18,39 +17,18 @@
 #include "service/base/compiler.h"
 #include "shadow/sock.h"
 
-static bool pair_info(int fd, struct tcp_info *info)
-{
-	socklen_t len = sizeof *info;
-	struct pollfd p = {.fd = fd, .events = POLLPRI};
-
-	return !getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) && len >= sizeof *info &&
-	       info->tcpi_state == TCP_STATE_ESTABLISHED && !info->tcpi_notsent_bytes && poll(&p, 1, 0) == 0;
-}
-
-/* Acknowledgements may be delayed, so what counts is what has arrived. */
-bool sock_pair_is_quiet(int a, int b)
-{
-	struct tcp_info ia = {0}, ib = {0};
-
-	return pair_info(a, &ia) && pair_info(b, &ib) &&
-	       ia.tcpi_bytes_sent - ia.tcpi_bytes_retrans == ib.tcpi_bytes_received &&
-	       ib.tcpi_bytes_sent - ib.tcpi_bytes_retrans == ia.tcpi_bytes_received;
-}
-
-int sock_pair_counts(int fd, struct sock_state *st)
+int sock_local_counts(int fd, struct sock_state *st)
 {
 	struct tcp_info info = {0};
-	int queued = 0;
+	socklen_t len = sizeof info;
 
-	if (!pair_info(fd, &info) || ioctl(fd, FIONREAD, &queued))
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_STATE_ESTABLISHED)
 		return -EBADFD;
-	st->rcv_queued = (uint32_t)queued;
 	st->bytes_sent = info.tcpi_bytes_sent;
 	st->bytes_acked = info.tcpi_bytes_acked;
 	st->bytes_received = info.tcpi_bytes_received;
 	st->srtt_us = info.tcpi_rtt;
 	st->rttvar_us = info.tcpi_rttvar;
-	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
 	st->counts.bytes_retrans = info.tcpi_bytes_retrans;
 	st->sndbuf = (uint32_t)sock_buffer_set(fd, SO_SNDBUF);
 	st->rcvbuf = (uint32_t)sock_buffer_set(fd, SO_RCVBUF);
@@ -73,7 +51,7 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie)
 	return d.unread > (d.state == TCP_STATE_CLOSE_WAIT) ? SOCK_END_STRAY : SOCK_END_OPEN;
 }
 
-ssize_t sock_pair_write(int fd, const struct iovec *iov, int cnt)
+ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
 {
 	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)cnt};
 	ssize_t n;
@@ -84,7 +62,7 @@ ssize_t sock_pair_write(int fd, const struct iovec *iov, int cnt)
 	return n < 0 ? (errno == EAGAIN ? 0 : -errno) : n;
 }
 
-int sock_pair_strays(int fd, uint8_t **out)
+int sock_local_strays(int fd, uint8_t **out)
 {
 	int queued = 0, got = 0;
 	uint8_t *buf;

@@ -112,13 +112,8 @@ int sock_filter_attach_closed(int fd);
 bool sock_is_used(int fd);
 /* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
 void sock_restored_lock(int fd, bool on);
-/*
- * Connections both ends of which are here (local.c). Is everything that either socket has sent in the queue of the other
- * one, both established, and nothing urgent among it?
- */
-bool sock_pair_is_quiet(int a, int b);
-/* Fills rcv_queued, the buffers' sizes and the counts of @st for such an end. Returns 0 or -errno. */
-int sock_pair_counts(int fd, struct sock_state *st);
+/* Connections both ends of which are here (local.c). The buffers' sizes and the counts of one. Returns 0 or -errno. */
+int sock_local_counts(int fd, struct sock_state *st);
 enum sock_end {
 	SOCK_END_OPEN,
 	SOCK_END_STRAY, /* open, and with bytes in its receive queue */
@@ -128,9 +123,9 @@ enum sock_end {
 };
 enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
 /* Returns bytes that the socket has taken, 0: it is full, or -errno. Does not wait. */
-ssize_t sock_pair_write(int fd, const struct iovec *iov, int cnt);
+ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt);
 /* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */
-int sock_pair_strays(int fd, uint8_t **out);
+int sock_local_strays(int fd, uint8_t **out);
 /* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
 int sock_buffer_set(int fd, int name);
 /*

@@ -208,7 +208,8 @@ static void app_state_store(struct fast_thread *t, struct flow *f, enum ipc_stat
 {
 	uint32_t status = state | (f->flags & FLOW_FIN_RCVD ? IPC_ST_FIN : 0) |
 			  (f->flags & FLOW_DEAD ? IPC_ST_ERROR : 0) | (f->flags & FLOW_MUTED ? IPC_ST_MUTED : 0) |
-			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0) | (flow_time_wait(f) ? IPC_ST_OVER : 0);
+			  (f->flags & FLOW_CLOSING ? IPC_ST_CLOSED_TX : 0) | (flow_time_wait(f) ? IPC_ST_OVER : 0) |
+			  (f->flags & FLOW_LOCAL && f->peer != FLOW_NONE ? IPC_ST_PAIRED : 0);
 
 	if (likely(!(f->flags & FLOW_SPLIT))) {
 		app_state_slot(thread_slot(t, f), f, status);

@@ -199,6 +199,10 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 		tx_ack(t, f);
 	} else if (cmd == CMD_STAY) {
 		f->flags &= ~FLOW_URGENT;
+	} else if (cmd == CMD_PEER) {
+		f->peer = c->value;
+		app_status(t, f);
+		flowset_add(&t->ready, f->id);
 	} else if (cmd == CMD_MSS) {
 		command_mss(t, f, c->value);
 	}

@@ -119,6 +119,7 @@ enum fast_cmd {
 	CMD_ACK,    /* struct cmd_flow: send an ACK now (challenge) */
 	CMD_STAY,   /* struct cmd_flow: after UP_URGENT: it cannot be given back now, its frames are the flow's again */
 	CMD_TEMPLATE, /* struct cmd_template */
+	CMD_PEER,     /* struct cmd_flow, value: the other end of a local flow, installed before */
 	CMD_MSS,      /* struct cmd_flow, value: payload bytes per segment from now on */
 	CMD_APP_ADD,  /* struct fast_app */
 	CMD_APP_DEL,  /* struct cmd_app: no flow refers to it any more; answered by UP_APP_GONE */

@@ -72,6 +72,7 @@ enum ipc_state {
 #define IPC_HALF_RX 1u
 #define IPC_HALF_TX 2u
 #define IPC_HALVES (IPC_HALF_RX | IPC_HALF_TX)
+#define IPC_ST_PAIRED 0x8000u                          /* local: the other end is FAST, too */
 #define IPC_AWAY(status) ((status) >> 13 & IPC_HALVES) /* the halves that are elsewhere */
 static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY) == IPC_HALF_TX, "one by one");
 #define IPC_HALF_BACK 4u /* it was taken from here: to be had only if it was not used since; else the answer is Linux */
@@ -84,6 +85,7 @@ static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY
 #define IPC_OPT_QUICKACK 4u   /* TCP_QUICKACK */
 #define IPC_OPT_KEEPALIVE 8u  /* SO_KEEPALIVE */
 #define IPC_OPT_LOWAT 16u     /* TCP_NOTSENT_LOWAT: ring for space, too, when little is unsent */
+#define IPC_OPT_DRAINED 32u   /* local: nothing is read in the kernel any more */
 #define IPC_OPT_CHANGE 0x100u /* counted up in these bits when one of the numbers beside the record changes */
 #define IPC_OPT_CHANGES 0xff00u
 /* ipc_slot.timeouts */
@@ -114,6 +116,8 @@ struct ipc_slot {
 	/* for TCP_INFO: when a segment, and when one with data, came last; milliseconds of CLOCK_MONOTONIC */
 	_Atomic uint32_t heard_ms, received_ms;
 	_Atomic uint32_t rto_us, rate_kbps;
+	/* main thread: the other end of this refused, local connection asks now; cleared with the next ADOPT */
+	_Atomic uint32_t invited;
 	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
 	_Alignas(64) uint64_t rx_off; /* in the buffer memfd */
 	uint64_t tx_off;

@@ -8,8 +8,9 @@
 #include "service/ipc/abi.h"
 
 #define WANT_ALL IPC_WANT_SPACE
-#define OPTS_ALL \
-	(IPC_OPT_NODELAY | IPC_OPT_CORK | IPC_OPT_QUICKACK | IPC_OPT_KEEPALIVE | IPC_OPT_LOWAT | IPC_OPT_CHANGES)
+#define OPTS_ALL                                                                                                   \
+	(IPC_OPT_NODELAY | IPC_OPT_CORK | IPC_OPT_QUICKACK | IPC_OPT_KEEPALIVE | IPC_OPT_LOWAT | IPC_OPT_DRAINED | \
+	 IPC_OPT_CHANGES)
 
 void ipc_record_read(struct ipc_slot *slot, struct ipc_record *out)
 {

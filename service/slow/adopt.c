@@ -196,8 +196,6 @@ uint32_t adopt_read(struct slow *s, struct conn *c)
 /* Why it has come to nothing. */
 static uint32_t adopt_late(const struct slow *s, const struct conn *c)
 {
-	if (c->local)
-		return c->peer == SLOW_NONE ? IPC_REASON_PEER : IPC_REASON_RACE;
 	if (c->waiting)
 		return IPC_REASON_BUSY;
 	return adopt_fails(s, 5) ? IPC_REASON_FAULT : IPC_REASON_SILENT;
@@ -217,9 +215,7 @@ static void adopt_tick(void *ctx, uint64_t now_ns)
 			continue;
 		if (now_ns >= c->deadline_ns)
 			adopt_cancel(s, c, adopt_late(s, c));
-		else if (c->local && local_join(s, c))
-			next = s->list_head; /* more than one may have left the list */
-		else if (!c->local && !c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
+		else if (!c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
 			adopt_heartbeat(s, c);
 	}
 	if (!s->count[CONN_ADOPTING]) {

@@ -203,6 +203,7 @@ void app_dying(struct slow *s, struct app *a)
 	for (uint32_t i = 0; i < SLOW_LEFT; i++)
 		if (s->left[i].app == a)
 			s->left[i].app = NULL;
+	local_forget(s, a);
 	for (uint32_t i = 0; i < IPC_SLOTS && a->conns; i++) {
 		struct conn *c = a->slot_conn[i] == SLOW_NONE ? NULL : &s->conns[a->slot_conn[i]];
 

@@ -275,7 +275,7 @@ void conn_progress(struct slow *s, struct conn *c)
 {
 	if (c->state != CONN_FAST || !c->orphan)
 		return;
-	if (c->failed || (c->fin_acked && c->peer_fin))
+	if (c->failed || (c->fin_acked && c->peer_fin) || (c->local && c->peer == SLOW_NONE))
 		conn_remove(s, c);
 }
 
@@ -337,8 +337,7 @@ void conn_sweep(struct slow *s)
 		if (!c->orphan && (c->local_fin || c->failed || conn_has_exited(c)))
 			conn_look_for_orphan(s, c);
 		if (c->state == CONN_FAST && c->local) {
-			if (c->again)
-				leave_begin(s, c, -1, c->leave_reason);
+			local_sweep(s, c);
 			continue; /* as long as the other end is open it may read, and hears of it when it writes */
 		}
 		if (c->state == CONN_FAST && c->orphan && c->fin_acked && !c->peer_fin &&

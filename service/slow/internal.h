@@ -18,6 +18,7 @@
 #define SLOW_CLIENTS 1024
 #define SLOW_LISTENERS 256
 #define SLOW_LEFT 1024   /* remembered refusals, for reports */
+#define SLOW_OFFERS 8192 /* remembered requests of one end of a local connection; a power of two */
 #define SLOW_HELD 64     /* frames held per adoption */
 #define SLOW_ADOPTING 64 /* transactions at a time; further requests wait in their sockets */
 #define SLOW_LEAVING 32  /* frozen at a time, when all are given back */
@@ -203,6 +204,14 @@ struct left {
 	struct flow_key key;
 };
 
+/* One end of a local connection asked before the other one did, and was refused. */
+struct offer {
+	struct app *app; /* NULL: none */
+	uint32_t slot;
+	uint64_t time_ns;
+	struct flow_key key;
+};
+
 struct neighbour {
 	struct ip_addr addr;
 	uint8_t mac[6];
@@ -234,6 +243,7 @@ struct slow {
 	struct listener listeners[SLOW_LISTENERS];
 	struct left left[SLOW_LEFT];
 	uint32_t left_next;
+	struct offer offers[SLOW_OFFERS]; /* by hash of the key: a later one takes the place */
 	struct neighbour neighbours[SLOW_NEIGHBOURS];
 	uint32_t neighbours_next;
 
@@ -362,10 +372,10 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg,
 bool local_is(const struct slow *s, const struct sock_state *st);
 struct conn *local_other(const struct slow *s, const struct conn *c); /* NULL: none, or @c is not local */
 void local_unlink(struct slow *s, struct conn *c);
-/* @c, ADOPTING, waits for the other end, or both become FAST. */
+/* @c, ADOPTING, becomes FAST, or is refused. */
 void local_offer(struct slow *s, struct conn *c);
-bool local_join(struct slow *s, struct conn *c); /* once more. False: still not */
-void local_cancel_both(struct slow *s, struct conn *c, uint32_t reason);
+void local_forget(struct slow *s, const struct app *a); /* its offers */
+void local_sweep(struct slow *s, struct conn *c);       /* once a second */
 void local_init(const struct conn *c, struct flow_init *init);
 /* Something has happened at the kernel socket of @c, or of the other end. */
 void local_look(struct slow *s, struct conn *c);

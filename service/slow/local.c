@@ -1,30 +1,32 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Connections both ends of which are on this host, in programs with the library: adoption and close. Linux has made the
  * connection, and its two sockets stay connected; the bytes go from one application's memory to the other's
- * (fast/local.c). Each end asks by itself, as for any connection:
+ * (fast/local.c).
  *
- *   1  the first that asks is held, ADOPTING, for a moment, until the other end's ADOPT comes
- *   2  a filter that takes everything    other processes see by it that the socket is not to be used
- *   3  both sockets are quiet            what either has sent lies in the other's receive queue
- *   4  both queues moved                 into the receive buffers, and both flows installed
+ * Each end asks by itself, as for any connection. Nobody waits for the other one: the first that asks is refused, and
+ * remembered. When the other one asks it becomes FAST, alone, and the first is invited to ask again, by a word in its
+ * slot, at the end of its next call. A program whose end is FAST goes on in the kernel until both are, and then each
+ * direction changes over by itself (preload/local.c): its writer when the peer has acknowledged all that is in the
+ * kernel, its reader when it has read that. So nothing has to be moved here, and nothing stands still.
  *
- * Until 4 nothing has changed but the filters. FINs and resets are the kernel sockets' own and reach the other one over
- * the loopback device: the libraries say that something has happened (LOOK), sock_diag says what, and it becomes the
- * commands of any close. What a library says is a hint only. Main thread.
+ * A filter that takes everything says to other processes that the socket is not to be used (preload/share.c).
+ *
+ * FINs and resets are the kernel sockets' own and reach the other one over the loopback device: the libraries say that
+ * something has happened (LOOK), sock_diag says what, and it becomes the commands of any close. What a library says is a
+ * hint only. Main thread.
  */
 #include "service/slow/internal.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "service/base/addr.h"
 #include "service/base/clock.h"
 #include "service/base/closer.h"
-#include "service/base/log.h"
 
-#define LOCAL_WAIT_NS (10 * NS_PER_MS) /* for the other end; whoever asks first stands still so long */
-#define LOCAL_MSS 16384u               /* for show */
-#define LOCAL_RX_MAX (4u << 20)
+#define LOCAL_OFFER_NS NS_PER_S          /* an offer counts for so long */
+#define LOCAL_ALONE_NS (200 * NS_PER_MS) /* so long one end is FAST without the other */
+#define LOCAL_MSS 16384u                 /* for show */
 
 static struct flow_key local_other_key(const struct flow_key *k)
 {
@@ -59,9 +61,49 @@ void local_unlink(struct slow *s, struct conn *c)
 	c->peer = SLOW_NONE;
 }
 
+/* ---- offers ---- */
+
+static struct offer *local_place(struct slow *s, const struct flow_key *key)
+{
+	return &s->offers[hash_bytes(&s->hash, key, sizeof *key) % SLOW_OFFERS];
+}
+
+/* @c is alone: Linux has it, and it is remembered that its program would like to. */
+static void local_refuse(struct slow *s, struct conn *c)
+{
+	struct offer o = {.app = c->app, .slot = c->slot, .time_ns = s->now_ns, .key = c->key};
+	bool dying = c->app->dying;
+
+	adopt_cancel(s, c, IPC_REASON_PEER);
+	if (!dying)
+		*local_place(s, &o.key) = o;
+}
+
+void local_forget(struct slow *s, const struct app *a)
+{
+	for (uint32_t i = 0; i < SLOW_OFFERS; i++)
+		if (s->offers[i].app == a)
+			s->offers[i].app = NULL;
+}
+
+/* Has the end with @key asked lately? Then it is asked to ask again. */
+static bool local_invite(struct slow *s, const struct flow_key *key)
+{
+	struct offer *o = local_place(s, key);
+	struct ipc_slot *sl;
+
+	if (!o->app || !flow_key_equal(&o->key, key) || s->now_ns - o->time_ns > LOCAL_OFFER_NS)
+		return false;
+	sl = &o->app->shm->slot[o->slot];
+	if (o->app->slot_conn[o->slot] != SLOW_NONE || !atomic_load_explicit(&sl->fd_plus1, memory_order_relaxed))
+		return false;
+	/* a hint: nothing is ordered by it */
+	atomic_store_explicit(&sl->invited, 1, memory_order_relaxed);
+	return true;
+}
+
 /* ---- adoption ---- */
 
-/* Steps 2 and 3 for one end. */
 static uint32_t local_prepare(struct slow *s, struct conn *c)
 {
 	if (adopt_fails(s, 1))
@@ -70,20 +112,15 @@ static uint32_t local_prepare(struct slow *s, struct conn *c)
 		return IPC_REASON_ERROR;
 	if (sock_is_used(c->fd))
 		return IPC_REASON_USED;
-	return adopt_fails(s, 2) ? IPC_REASON_FAULT : IPC_REASON_NONE;
-}
-
-static uint32_t local_read(struct slow *s, struct conn *c)
-{
-	if (sock_pair_counts(c->fd, &c->sock))
+	if (adopt_fails(s, 2))
+		return IPC_REASON_FAULT;
+	if (sock_local_counts(c->fd, &c->sock))
 		return IPC_REASON_STATE;
-	if (c->sock.rcv_queued > LOCAL_RX_MAX)
-		return IPC_REASON_BUSY;
-	if (!adopt_room(s, c, c->sock.rcv_queued, MAX(s->cfg->rx_buffer, adopt_ample(c->app)), 0))
+	if (adopt_fails(s, 3))
+		return IPC_REASON_FAULT;
+	if (!adopt_room(s, c, 0, MAX(s->cfg->rx_buffer, adopt_ample(c->app)), 0))
 		return IPC_REASON_MEMORY;
-	if (sock_peek_received(c->fd, c->app->buf + c->rx_off, c->rx_size, c->sock.rcv_queued))
-		return IPC_REASON_STATE;
-	return adopt_fails(s, 4) ? IPC_REASON_FAULT : IPC_REASON_NONE;
+	return adopt_fails(s, 4) || adopt_fails(s, 5) || adopt_fails(s, 6) ? IPC_REASON_FAULT : IPC_REASON_NONE;
 }
 
 void local_init(const struct conn *c, struct flow_init *init)
@@ -101,7 +138,6 @@ static void local_install(struct slow *s, struct conn *c)
 		.app = c->app->index,
 		.slot = c->slot,
 		.context = c->context,
-		.rcv_end = c->sock.rcv_queued,
 		.rx_off = c->rx_off,
 		.tx_off = c->tx_off,
 		.rx_size = c->rx_size,
@@ -120,76 +156,51 @@ static void local_install(struct slow *s, struct conn *c)
 	down_send(s, c->thread, CMD_INSTALL, &init, sizeof init);
 	conn_set_state(s, c, CONN_FAST);
 	counter_add(&s->counters, CNT_ADOPTED, 1);
-}
-
-static void local_commit(struct slow *s, struct conn *a, struct conn *b)
-{
-	/* both hold their calls, nobody else has the sockets, nothing is on its way: what was peeked at is what is there */
-	if ((a->sock.rcv_queued && sock_discard_received(a->fd, a->sock.rcv_queued)) ||
-	    (b->sock.rcv_queued && sock_discard_received(b->fd, b->sock.rcv_queued))) {
-		log_warn("pid %d, descriptor %d: bytes vanished from a socket that is being adopted", (int)a->app->pid,
-			 a->app_fd);
-		local_cancel_both(s, a, IPC_REASON_RACE);
-		return;
-	}
-	a->thread = b->thread = MIN(a->id, b->id) % fast_threads(s->env.fast);
-	local_install(s, a);
-	local_install(s, b);
-	counter_add(&s->counters, CNT_LOCAL_PAIRS, 1);
 	app_watchers_wake(s);
 	verdict_timers(s);
 }
 
-void local_cancel_both(struct slow *s, struct conn *c, uint32_t reason)
+static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
 {
-	struct conn *p = local_other(s, c);
+	uint32_t reason = local_prepare(s, c);
 
-	adopt_cancel(s, c, reason);
-	if (p && p->state == CONN_ADOPTING)
-		adopt_cancel(s, p, reason);
-}
-
-bool local_join(struct slow *s, struct conn *c)
-{
-	struct conn *p = local_other(s, c);
-	uint32_t reason;
-
-	if (!p || !sock_pair_is_quiet(c->fd, p->fd))
-		return false; /* alone, or something is on its way: adopt_tick() comes again, or ends it */
-	reason = adopt_fails(s, 3) ? IPC_REASON_FAULT : local_read(s, c);
-	if (!reason)
-		reason = local_read(s, p);
-	if (!reason && (adopt_fails(s, 5) || adopt_fails(s, 6)))
-		reason = IPC_REASON_FAULT;
-	if (reason)
-		local_cancel_both(s, c, reason);
-	else
-		local_commit(s, c, p);
-	return true;
+	if (reason) {
+		adopt_cancel(s, c, reason);
+		return;
+	}
+	c->thread = p ? p->thread : c->id % fast_threads(s->env.fast);
+	if (p) {
+		c->peer = p->id;
+		p->peer = c->id;
+	}
+	local_install(s, c);
+	if (!p)
+		return;
+	conn_command(s, p, CMD_PEER, 0, c->id);
+	counter_add(&s->counters, CNT_LOCAL_PAIRS, 1);
 }
 
 void local_offer(struct slow *s, struct conn *c)
 {
 	struct flow_key key = local_other_key(&c->key);
 	struct conn *p = conn_find(s, &key);
-	uint32_t reason;
 
-	c->deadline_ns = s->now_ns + LOCAL_WAIT_NS;
-	if (flow_key_equal(&key, &c->key)) { /* connected to itself */
+	if (flow_key_equal(&key, &c->key)) /* connected to itself */
 		adopt_cancel(s, c, IPC_REASON_LOCAL);
-		return;
-	}
-	if (!p || p->state != CONN_ADOPTING || !p->local || p->peer != SLOW_NONE)
-		return;
-	c->peer = p->id;
-	p->peer = c->id;
-	reason = local_prepare(s, p);
-	if (!reason)
-		reason = local_prepare(s, c);
-	if (reason)
-		local_cancel_both(s, c, reason);
+	else if (p && p->local && p->state == CONN_FAST && !p->failed && !p->orphan && p->peer == SLOW_NONE)
+		local_adopt(s, c, p);
+	else if (p || !local_invite(s, &key))
+		local_refuse(s, c);
 	else
-		local_join(s, c);
+		local_adopt(s, c, NULL);
+}
+
+void local_sweep(struct slow *s, struct conn *c)
+{
+	if (c->again)
+		leave_begin(s, c, -1, c->leave_reason);
+	else if (c->peer == SLOW_NONE && !c->failed && s->now_ns - c->closed_ns > LOCAL_ALONE_NS)
+		leave_begin(s, c, -1, IPC_REASON_PEER);
 }
 
 /* ---- close ---- */
@@ -222,11 +233,19 @@ static bool local_has_closed(const struct conn *c, enum sock_end end)
 	return c && (c->local_fin || end == SOCK_END_SHUT || end == SOCK_END_LEFT);
 }
 
+/* Does its program no longer read in the kernel? Then what comes there was written past the peer's library. */
+static bool local_is_drained(const struct conn *c)
+{
+	return atomic_load_explicit(&c->app->shm->slot[c->slot].opts, memory_order_relaxed) & IPC_OPT_DRAINED;
+}
+
 static void local_act(struct slow *s, struct conn *c, enum sock_end end, bool other_closed)
 {
 	if (!c || c->state != CONN_FAST || c->failed || end == SOCK_END_OPEN)
 		return;
 	if (end == SOCK_END_STRAY) {
+		if (c->peer == SLOW_NONE || !local_is_drained(c))
+			return;
 		counter_add(&s->counters, CNT_SHADOW_STRAY, 1);
 		leave_begin(s, c, -1, IPC_REASON_STRAY);
 	} else if (end != SOCK_END_GONE || c->local_fin || other_closed) {

@@ -147,11 +147,11 @@ static int local_write_back(struct conn *c, struct conn *p)
 	if (!n)
 		return 0;
 	if (p && p->fd >= 0) { /* written past the library, after all this */
-		got = sock_pair_strays(p->fd, &strays);
+		got = sock_local_strays(p->fd, &strays);
 		if (got > 0)
 			v[n++] = (struct iovec){strays, (size_t)got};
 	}
-	done = got < 0 ? got : sock_pair_write(c->fd, v, n);
+	done = got < 0 ? got : sock_local_write(c->fd, v, n);
 	rc = done < 0 ? (int)done : local_keep(c, v, n, (size_t)done);
 	free(strays);
 	return rc;
@@ -165,7 +165,7 @@ static bool local_drain(struct conn *c)
 
 	if (!c->out)
 		return true;
-	n = sock_pair_write(c->fd, &v, 1);
+	n = sock_local_write(c->fd, &v, 1);
 	c->out_done += n > 0 ? (size_t)n : 0;
 	if (n >= 0 && c->out_done < c->out_len)
 		return false;
