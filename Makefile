@@ -29,8 +29,8 @@ LDFLAGS += $(SANFLAGS) -pthread
 BPF_SRC := service/nic/steer.bpf.c
 SERVICE_SRC := $(filter-out %.bpf.c service/base/image.c,$(wildcard service/*.c service/base/*.c service/ipc/*.c service/wire/*.c \
 	service/loop/*.c shadow/*.c service/nic/*.c service/tcp/*.c service/fast/*.c service/offload/*.c service/slow/*.c))
-CLI_SRC := $(wildcard service/cli/*.c) service/base/image.c service/ipc/msg.c service/ipc/reason.c
-SHARED_SRC := service/ipc/msg.c service/ipc/reason.c service/ipc/record.c
+CLI_SRC := $(wildcard service/cli/*.c) service/base/image.c service/ipc/msg.c service/ipc/place.c service/ipc/reason.c
+SHARED_SRC := service/ipc/msg.c service/ipc/place.c service/ipc/reason.c service/ipc/record.c
 LIB_SRC := preload/core.c preload/stream.c preload/user.c $(wildcard preload/api*.c) $(SHARED_SRC)
 PRELOAD_SRC := $(filter-out preload/api%.c,$(wildcard preload/*.c)) service/base/image.c $(SHARED_SRC)
 
