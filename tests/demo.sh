@@ -243,8 +243,9 @@ rule_bites() {
 # Both ends on one host, once on plain Linux, once both under the library.
 within_one_host() {
 	# shellcheck disable=SC2034 # compare() has them by name
-	local plain=("$L" 127.0.0.1 $LOCAL_PORT "$LOCAL_REQUESTS")
-	local carried=("$S" 127.0.0.1 $LOCAL_PORT "$LOCAL_REQUESTS" "$BUILD/tapas" run)
+	local plain=("$L" 127.0.0.1 "$LOCAL_PORT" "$LOCAL_REQUESTS")
+	# shellcheck disable=SC2034
+	local carried=("$S" 127.0.0.1 "$LOCAL_PORT" "$LOCAL_REQUESTS" "$BUILD/tapas" run)
 	start_redis "$L" 127.0.0.1 $LOCAL_PORT
 	start_redis "$S" 127.0.0.1 $LOCAL_PORT "$BUILD/tapas" run
 	show "tapas run redis-server --port $LOCAL_PORT --bind 127.0.0.1"
@@ -287,7 +288,7 @@ if out=$(tcp_try $GOOD); then good "the admitted client $GOOD: $out"; else fail 
 
 step "4. tapas moves the bytes: redis-benchmark, 50 connections, $REQUESTS requests, in turn"
 # shellcheck disable=SC2034 # compare() has them by name
-on_linux=("$K" $SERVER 6379 "$REQUESTS") on_tapas=("$C" $SERVER 6379 "$REQUESTS")
+on_linux=("$K" "$SERVER" 6379 "$REQUESTS") on_tapas=("$C" "$SERVER" 6379 "$REQUESTS")
 compare "$tmp/flows" on_linux on_tapas "$ROUNDS"
 say "  (the server's receive work runs on its own core in both cases: RPS for Linux; two cores in all)"
 

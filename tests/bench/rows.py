@@ -28,9 +28,9 @@ def compare(a, b, higher, target):
     out = {"linux": round(a, 3), "tapas": round(b, 3), "ratio": ratio and round(ratio, 3),
            "slower": ratio is not None and ratio < 1}
     if isinstance(target, tuple):
-        out.update(target="at most %g" % target[1], met=b <= target[1])
+        out.update(target="at most %.3g" % target[1], met=b <= target[1])
     elif target:
-        out.update(target="ratio %g" % target, met=ratio is not None and ratio >= target)
+        out.update(target="at least %.3g times" % target, met=ratio is not None and ratio >= target)
     return out
 
 
