@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <stdio.h>
 
+#include "preload/local.h"
 #include "preload/share.h"
 #include "service/base/clock.h"
 
@@ -184,7 +185,7 @@ void sock_adopt_try(struct sock *s, int fd)
 		return;
 	}
 	if (c && policy.accelerate && (s->exchanges > policy.exchanges || s->bytes > policy.bytes)) {
-		if (!core_prepare(c) || !lock_try(&s->lock)) {
+		if ((!local_is_same_host(fd) && !core_prepare(c)) || !lock_try(&s->lock)) {
 			errno = saved;
 			return;
 		}
@@ -220,7 +221,7 @@ static bool is_refused_once(uint32_t reason)
 {
 	return reason == IPC_REASON_RACE || reason == IPC_REASON_BUSY || reason == IPC_REASON_FULL ||
 	       reason == IPC_REASON_MEMORY || reason == IPC_REASON_SILENT || reason == IPC_REASON_STATE ||
-	       reason == IPC_REASON_GAPS || reason == IPC_REASON_USED ||
+	       reason == IPC_REASON_GAPS || reason == IPC_REASON_USED || reason == IPC_REASON_PEER ||
 	       reason == IPC_REASON_HANDED_BACK; /* to another process */
 }
 
@@ -263,24 +264,16 @@ bool sock_kernel_ended(const struct sock *s)
 
 static void settle_fast(struct sock *s)
 {
-	struct ipc_slot *slot = core_slot(s->core, s->slot);
-
 	if (stream_open(&s->st, s->core, s->slot) < 0) {
 		core_kill(s->core); /* not a service to talk to */
 		settle_linux(s, true);
 		return;
 	}
-	for (uint32_t left = slot->discard; left;) {
-		/* not a cancellation point: the lock is held */
-		ssize_t n = syscall(SYS_recvfrom, s->fd, NULL, (size_t)left, MSG_TRUNC | MSG_DONTWAIT, NULL, NULL);
-
-		if (n <= 0)
-			break;
-		left -= MIN(left, (uint32_t)n);
-	}
 	s->word = core_word(s->core, s->st.flow_id);
 	/* before the adoption, or in another process: only the socket knows. After the peer's FIN it is all the same */
-	if (sock_kernel_ended(s))
+	if (s->st.local) /* the peer's FIN may be ahead of its bytes */
+		local_watch(s);
+	else if (sock_kernel_ended(s))
 		s->shut_rd = true;
 	s->tries = 0;
 	s->asked = false;
@@ -294,6 +287,7 @@ static void settle_returned(struct sock *s)
 	uint32_t reason = atomic_load_explicit(&core_slot(s->core, s->slot)->reason, memory_order_relaxed);
 
 	s->asked = false;
+	local_unwatch(s);
 	if (reason == IPC_REASON_STRAY && s->strays < 6)
 		s->strays++;
 	if (s->keep_linux || reason == IPC_REASON_URGENT)

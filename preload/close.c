@@ -15,6 +15,7 @@
 #include <linux/close_range.h>
 
 #include "preload/brief.h"
+#include "preload/local.h"
 #include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"
@@ -57,7 +58,8 @@ static bool is_light(int fd)
  * @fd, which is in the table, is about to be closed. In a vfork child, nothing. A child from a raw clone(CLONE_VM) is
  * told from its parent by a system call only, which is spared where a mistake costs nothing:
  * a socket that is Linux's, and of which the kernel has no pointer of ours, would stay Linux's.
- * Returns a socket that must be told when it has been closed (close_end()), as its mark (share.c) goes with it; or NULL.
+ * Returns a socket that must be told when it has been closed (close_end()), as its mark (share.c) goes with it, or it is
+ * the last descriptor of a local connection; or NULL.
  */
 struct sock *close_begin(int fd)
 {
@@ -79,6 +81,8 @@ struct sock *close_begin(int fd)
 		if (s)
 			linger(s, fd);
 		file_closed(f);
+		if (s && sock_is_local(s)) /* nobody else would tell at once */
+			return s;
 	} else if (s) {
 		/* another descriptor of it lives on: the one we use for the kernel socket must be alive */
 		if (s->fd == fd)
@@ -97,7 +101,10 @@ void close_end(struct sock *s)
 	if (!s)
 		return;
 	saved = errno;
-	share_lost(s);
+	if (!atomic_load_explicit(&s->file.fds, memory_order_relaxed))
+		local_tell(s);
+	else
+		share_lost(s);
 	sock_put(s);
 	errno = saved;
 }

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -199,7 +200,7 @@ int core_open(const char *path, struct core **out)
 		return -ENOMEM;
 	for (int i = 0; i < IPC_CONTEXTS; i++)
 		atomic_init(&c->context[i].fd, -1);
-	c->doorbell = -1;
+	c->doorbell = c->news = -1;
 	sock = ipc_connect(path ? path : ipc_socket_path(getauxval(AT_SECURE) != 0));
 	if (sock < 0) {
 		munmap(c, sizeof(*c));
@@ -212,6 +213,7 @@ int core_open(const char *path, struct core **out)
 		int flags = (int)syscall(SYS_fcntl, c->sock, F_GETFL);
 
 		syscall(SYS_fcntl, c->sock, F_SETFL, (long)(flags | O_NONBLOCK));
+		c->news = fd_raise((int)syscall(SYS_epoll_create1, EPOLL_CLOEXEC)); /* without one they stay Linux's */
 		*out = c;
 		return 0;
 	}
@@ -228,7 +230,8 @@ static void core_release(struct core *c)
 	for (uint32_t i = 0; i < IPC_CONTEXTS; i++)
 		fd_close(atomic_exchange_explicit(&c->context[i].fd, -1, memory_order_acq_rel));
 	fd_close(c->doorbell);
-	c->doorbell = -1;
+	fd_close(c->news);
+	c->doorbell = c->news = -1;
 }
 
 void core_kill(struct core *c)
@@ -263,7 +266,7 @@ bool core_fd_move(struct core *c, int fd)
 {
 	int to;
 
-	if (fd != c->sock && fd != c->doorbell) {
+	if (fd != c->sock && fd != c->doorbell && fd != c->news) {
 		for (uint32_t i = 0; i < IPC_CONTEXTS; i++)
 			if (core_context_fd(c, i) == fd) {
 				to = (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1L);
@@ -279,8 +282,10 @@ bool core_fd_move(struct core *c, int fd)
 		return false;
 	if (fd == c->sock)
 		c->sock = to;
-	else
+	else if (fd == c->doorbell)
 		c->doorbell = to;
+	else
+		c->news = to;
 moved:
 	if (core_fd_hook) {
 		core_fd_hook(fd, false);
@@ -482,6 +487,19 @@ int core_return_heir(const struct core *c, int fd)
 	err = ipc_msg_send(c->sock, &m, &fd, 1);
 	if (core_fd_hook)
 		core_fd_hook(c->sock, false);
+	pthread_setcancelstate(cancel, NULL);
+	return err;
+}
+
+int core_look(struct core *c, uint32_t slot)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_LOOK, .arg = {slot}};
+	int cancel, err;
+
+	if (core_is_dead(c))
+		return -ECONNRESET;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	err = ipc_msg_send(c->sock, &m, NULL, 0);
 	pthread_setcancelstate(cancel, NULL);
 	return err;
 }

@@ -35,6 +35,7 @@ struct core {
 	uint64_t app_id, sock_cookie; /* of the control socket */
 	struct core_policy policy;    /* for outgoing connections */
 	_Atomic int sock, doorbell;
+	_Atomic int news; /* an epoll descriptor: what the kernel sockets of local connections hear (local.h); or -1 */
 	_Atomic uint32_t dead;        /* the service has gone, or this process has forked */
 	_Atomic uint32_t slots_used;  /* live slots */
 	_Atomic uint64_t prepared_ns; /* when the service was last asked to prepare */
@@ -124,6 +125,9 @@ int core_return(struct core *c, uint32_t slot, int fd, int number, bool fast);
  * -EBADF: it is closed here.
  */
 int core_return_heir(const struct core *c, int fd);
+
+/* Ask the service to look what has happened at the kernel socket of a local connection. Returns 0 or -errno. */
+int core_look(struct core *c, uint32_t slot);
 
 /* In a forked child: nobody names @c, the core of a process before the parent. Frees it and what it still has open. */
 void core_disown(struct core *c);

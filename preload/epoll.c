@@ -20,6 +20,7 @@
 #include <pthread.h>
 
 #include "preload/epoll.h"
+#include "preload/local.h"
 #include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
@@ -64,15 +65,16 @@ static int kernel_wait(const struct ep_call *call, int epfd, struct epoll_event 
 /* Take our own marks out of the kernel's events and put the application's data back. @ep may be NULL. */
 static int ep_filter(struct ep *ep, struct epoll_event *events, int n, bool *marked)
 {
-	bool lost = false;
+	bool lost = false, news = false;
 	int out = 0;
 
 	for (int i = 0; i < n; i++) {
 		uint64_t data = events[i].data.u64;
 
-		if (data == EP_MARK || data == EP_MARK_SOCK) {
+		if (data == EP_MARK || data == EP_MARK_SOCK || data == EP_MARK_NEWS) {
 			*marked = true;
 			lost |= data == EP_MARK_SOCK;
+			news |= data == EP_MARK_NEWS;
 			continue;
 		}
 		if (unlikely((data & EP_TAG_MASK) == EP_TAG) &&
@@ -86,6 +88,8 @@ static int ep_filter(struct ep *ep, struct epoll_event *events, int n, bool *mar
 
 		if (c && (lost ? core_check(c) : core_is_dead(c)))
 			ep_all_failed(ep);
+		else if (c && news)
+			local_check(c);
 	}
 	return out;
 }

@@ -45,6 +45,7 @@ struct ep {
 /* Data of our own registrations. */
 #define EP_MARK 0xf7a95a5a00000001ull      /* eventfds */
 #define EP_MARK_SOCK 0xf7a95a5a00000002ull /* the service's socket */
+#define EP_MARK_NEWS 0xf7a95a5a00000003ull /* core->news */
 #define EP_TAG 0xf7a95a5b00000000ull       /* | item.tag */
 #define EP_TAG_MASK 0xffffffff00000000ull
 #define EP_FLAGS ((uint32_t)(EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE | EPOLLWAKEUP))

@@ -81,6 +81,9 @@ bool ep_listen(struct ep *ep, struct core *c, uint32_t context)
 		if (!ep->mixed)
 			libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_ADD, c->sock, &ev);
 		ev.events = EPOLLIN | EPOLLET;
+		ev.data.u64 = EP_MARK_NEWS;
+		if (!ep->mixed)
+			libc()->epoll_ctl(ep_fd(ep), EPOLL_CTL_ADD, c->news, &ev);
 		ev.data.u64 = EP_MARK;
 	}
 	if (!(atomic_load_explicit(&ep->contexts, memory_order_relaxed) & bit)) {
@@ -111,8 +114,10 @@ void ep_plain(struct ep *ep)
 		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, ep->kick, &none);
 	for (uint64_t m = atomic_load_explicit(&ep->contexts, memory_order_acquire); c && !ep->mixed && m; m &= m - 1)
 		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, core_context_fd(c, (uint32_t)__builtin_ctzll(m)), &none);
-	if (c && !ep->mixed)
+	if (c && !ep->mixed) {
 		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, c->sock, &none);
+		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, c->news, &none);
+	}
 	lock_drop(&ep->lock);
 }
 

@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include "preload/local.h"
 #include "preload/outside.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
@@ -156,8 +157,10 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		err = done ? 0 : recv_ended(s);
 		if (err || (done && recv_over(s)))
 			return err < 0 ? fail(-err) : (ssize_t)done;
-		if (dontwait)
+		if (dontwait) {
+			local_idle(s);
 			return done ? (ssize_t)done : fail(EAGAIN);
+		}
 		if (!deadline)
 			deadline = wait_deadline(s->rcvtimeo_ns);
 		err = wait_unread(s, flags & MSG_PEEK ? done : 0, deadline);

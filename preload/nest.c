@@ -103,8 +103,10 @@ static bool mix_locked(struct ep *ep)
 	atomic_store_explicit(&ep->mixed, true, memory_order_seq_cst);
 	for (uint64_t m = atomic_load_explicit(&ep->contexts, memory_order_acquire); c && m; m &= m - 1)
 		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, core_context_fd(c, (uint32_t)__builtin_ctzll(m)), &ev);
-	if (c)
+	if (c) {
 		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, c->sock, &ev);
+		libc()->epoll_ctl(epfd, EPOLL_CTL_DEL, c->news, &ev);
+	}
 	ep_kick(ep); /* sleepers look again */
 	return true;
 }

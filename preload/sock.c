@@ -326,7 +326,10 @@ int sock_error_take(struct sock *s)
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
 	/* the shadow has had the same one, and says it to whoever uses it without the library */
-	libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+		error = 0;
+	if (s->st.local && error) /* it knows which end was reset, and which one killed */
+		return (int)error;
 	error = atomic_load_explicit(&s->st.slot->error, memory_order_relaxed);
 	/* as tcp_reset() of Linux: in CLOSE_WAIT */
 	if (error == ECONNRESET && !s->shut_wr && (stream_status(&s->st) & IPC_ST_FIN))

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "preload/local.h"
 #include "preload/brief.h"
 #include "preload/handback.h"
 #include "preload/inherit.h"
@@ -276,6 +277,7 @@ PUBLIC int shutdown(int fd, int how)
 		int saved = errno;
 
 		s->word = core_word(s->core, s->st.flow_id); /* our own FIN */
+		local_tell(s);
 		if (lock_take(&s->lock)) {
 			ep_items_mark(s, NULL);
 			lock_drop(&s->lock);

@@ -38,6 +38,7 @@ int stream_open(struct stream *st, struct core *c, uint32_t slot)
 	st->index = slot;
 	st->thread = s->thread;
 	st->flow_id = s->flow_id;
+	st->local = s->local;
 	st->corked = atomic_load_explicit(&s->opts, memory_order_relaxed) & IPC_OPT_CORK;
 	atomic_init(&st->rung_read, atomic_load_explicit(&s->rcv_read, memory_order_relaxed));
 	return 0;

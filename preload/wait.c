@@ -17,11 +17,13 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "preload/local.h"
 #include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
 
 #define WAITER_SOCK 1u /* data of the service's socket; others have 0 */
+#define WAITER_NEWS 2u /* of core->news */
 
 struct waiter {
 	struct core *core;
@@ -126,6 +128,8 @@ static bool waiter_open(struct waiter *w)
 	}
 	fd_set_file(epfd, NULL);
 	libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, w->core->sock, &ev);
+	ev = (struct epoll_event){.events = EPOLLIN | EPOLLET, .data.u64 = WAITER_NEWS};
+	libc()->epoll_ctl(epfd, EPOLL_CTL_ADD, w->core->news, &ev);
 	w->epfd = epfd;
 	return true;
 }
@@ -147,14 +151,22 @@ int wait_fd(struct core *c, uint64_t mask)
 	return w->epfd;
 }
 
+static void woken(struct core *c, uint64_t data)
+{
+	if (data == WAITER_SOCK)
+		core_check(c);
+	else if (data == WAITER_NEWS)
+		local_check(c);
+}
+
 void wait_clear(int epfd)
 {
 	struct epoll_event ev[8];
 	long n = syscall(SYS_epoll_pwait, epfd, ev, 8, 0, NULL, 0); /* no cancellation point */
 
 	for (long i = 0; i < n; i++)
-		if (ev[i].data.u64 == WAITER_SOCK && waiter && waiter->core)
-			core_check(waiter->core);
+		if (waiter && waiter->core)
+			woken(waiter->core, ev[i].data.u64);
 }
 
 /* ---- time ---- */
@@ -297,8 +309,7 @@ static int sleep_once(struct core *c, int epfd, uint64_t deadline, const struct 
 	if (n < 0)
 		return -errno;
 	for (int i = 0; i < n; i++)
-		if (ev[i].data.u64 == WAITER_SOCK)
-			core_check(c);
+		woken(c, ev[i].data.u64);
 	return 0;
 }
 

@@ -83,13 +83,13 @@ static void admin_flow(void *ctx, const struct slow_flow_info *f)
 	static const char *const verdicts[] = {"none", "accept", "silent", "reject"};
 	char local[64], remote[64];
 	json_t *o =
-		json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:s, s:i, s:s, s:s, s:s, s:s}", "id",
+		json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:s, s:i, s:s, s:s, s:s, s:s, s:b}", "id",
 			  f->left_with_linux ? -1 : (int)f->id, "local_addr",
 			  ip_addr_text(&f->key.local, local, sizeof local), "local_port", (int)ntohs(f->key.local_port),
 			  "remote_addr", ip_addr_text(&f->key.remote, remote, sizeof remote), "remote_port",
 			  (int)ntohs(f->key.remote_port), "pid", (int)f->pid, "command", f->command, "fd", f->fd,
 			  "state", admin_state(f), "congestion", f->congestion, "verdict", verdicts[f->verdict],
-			  "reason", f->reason);
+			  "reason", f->reason, "local", f->local);
 
 	if (!o)
 		return;

@@ -34,6 +34,7 @@ static const struct key keys[] = {
 	{"service", "interface", KEY_TEXT, AT(interface), 0, 0, "the name of a network interface (see ip link)"},
 	{"service", "mode", KEY_MODE, AT(exclusive), 0, 0, "shared or exclusive"},
 	{"service", "socket", KEY_TEXT, AT(socket), 0, 0, "the path of the control socket"},
+	{"service", "local", KEY_BOOL, AT(local), 0, 0, "yes or no"},
 	{"service", "group", KEY_TEXT, AT(group), 0, 0, "the name of a group"},
 	{"service", "max_flows", KEY_U32, AT(max_flows), 16, 16384, "a number from 16 to 16384"},
 	{"service", "max_apps", KEY_U32, AT(max_apps), 1, 256, "a number from 1 to 256"},
@@ -75,6 +76,7 @@ void config_default(struct config *c)
 	*c = (struct config){
 		.socket = "/run/tapas/tapasd.sock",
 		.group = "tapas",
+		.local = true,
 		.max_flows = 16384,
 		.max_apps = 256,
 		.app_memory = 4 * GB,

@@ -24,6 +24,7 @@ struct config {
 	char interface[16];
 	bool exclusive; /* mode = shared | exclusive */
 	char socket[108];
+	bool local;     /* connections within the host */
 	char group[32]; /* group that may use the service; empty: root only */
 	uint32_t max_flows;
 	uint32_t max_apps;

@@ -45,6 +45,7 @@ static int diag_message(const struct nlmsghdr *nlh, void *data)
 	a->out->cookie = (uint64_t)m->id.idiag_cookie[1] << 32 | m->id.idiag_cookie[0];
 	a->out->inode = m->idiag_inode;
 	a->out->state = m->idiag_state;
+	a->out->unread = m->idiag_rqueue;
 	a->out->md5 = false;
 	mnl_attr_parse(nlh, sizeof *m, diag_attr, a->out);
 	return MNL_CB_STOP;

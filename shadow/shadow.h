@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "service/base/flow_key.h"
 #include "service/loop/loop.h"
@@ -84,6 +85,7 @@ struct sock_state {
 	uint64_t bytes_sent, bytes_acked, bytes_received; /* as TCP_INFO has them */
 	struct tcp_counts counts;                         /* times in milliseconds before now */
 	bool v6;                                          /* AF_INET6 socket (also for mapped addresses) */
+	bool same_host;                                   /* the addresses alone say that both ends are here */
 	uint32_t uid;
 };
 
@@ -110,6 +112,25 @@ int sock_filter_attach_closed(int fd);
 bool sock_is_used(int fd);
 /* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
 void sock_restored_lock(int fd, bool on);
+/*
+ * Connections both ends of which are here (local.c). Is everything that either socket has sent in the queue of the other
+ * one, both established, and nothing urgent among it?
+ */
+bool sock_pair_is_quiet(int a, int b);
+/* Fills rcv_queued, the buffers' sizes and the counts of @st for such an end. Returns 0 or -errno. */
+int sock_pair_counts(int fd, struct sock_state *st);
+enum sock_end {
+	SOCK_END_OPEN,
+	SOCK_END_STRAY, /* open, and with bytes in its receive queue */
+	SOCK_END_SHUT,  /* its FIN has been sent, somebody holds it */
+	SOCK_END_LEFT,  /* nobody holds it */
+	SOCK_END_GONE,  /* Linux does not know the connection any more, and not whether anybody holds the socket */
+};
+enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
+/* Returns bytes that the socket has taken, 0: it is full, or -errno. Does not wait. */
+ssize_t sock_pair_write(int fd, const struct iovec *iov, int cnt);
+/* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */
+int sock_pair_strays(int fd, uint8_t **out);
 /* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
 int sock_buffer_set(int fd, int name);
 /*

@@ -107,9 +107,8 @@ static int sock_examine_addresses(int fd, struct sock_state *st)
 		return IPC_REASON_NOT_TCP;
 	if (ip_addr_is_v4(&st->key.local) != ip_addr_is_v4(&st->key.remote))
 		return IPC_REASON_FAMILY;
-	if (ip_addr_is_special(&st->key.local) || ip_addr_is_special(&st->key.remote) ||
-	    ip_addr_equal(&st->key.local, &st->key.remote))
-		return IPC_REASON_LOCAL;
+	st->same_host = ip_addr_is_special(&st->key.local) || ip_addr_is_special(&st->key.remote) ||
+			ip_addr_equal(&st->key.local, &st->key.remote);
 	return 0;
 }
 
@@ -320,13 +319,20 @@ int sock_fetch_any(pid_t pid, const struct flow_key *key, uint64_t cookie)
 	return fd;
 }
 
+int sock_diag_any(const struct flow_key *key, struct sock_diag *out)
+{
+	int rc = sock_diag_find(key, 0, out);
+
+	for (unsigned i = 0; rc == -ENOENT && i < sock_devices; i++)
+		rc = sock_diag_find(key, sock_device[i], out);
+	return rc;
+}
+
 int sock_is_orphan(const struct flow_key *key)
 {
 	struct sock_diag d;
-	int rc = sock_diag_find(key, 0, &d);
+	int rc = sock_diag_any(key, &d);
 
-	for (unsigned i = 0; rc == -ENOENT && i < sock_devices; i++)
-		rc = sock_diag_find(key, sock_device[i], &d);
 	if (rc == -ENOENT)
 		return 1;
 	return rc ? rc : d.inode == 0;

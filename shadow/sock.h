@@ -13,6 +13,7 @@ struct sock_diag {
 	uint32_t inode; /* 0: no process holds it */
 	uint8_t state;  /* TCP_ESTABLISHED... */
 	bool md5;       /* has TCP-MD5 keys */
+	uint32_t unread; /* bytes in its receive queue */
 };
 
 /*
@@ -20,5 +21,7 @@ struct sock_diag {
  * bound to, or 0. Returns 0, -ENOENT or another -errno.
  */
 int sock_diag_find(const struct flow_key *key, int ifindex, struct sock_diag *out);
+/* The same, whichever device that was seen before it is bound to. */
+int sock_diag_any(const struct flow_key *key, struct sock_diag *out);
 
 #endif

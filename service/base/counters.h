@@ -27,6 +27,7 @@
 	X(ACK_CHALLENGE, "ack_challenge", "challenge ACKs sent (RFC 5961)")                    \
 	X(ECN_CE, "ecn_ce", "segments received with CE")                                       \
 	X(RX_URG, "rx_urgent", "segments with URG that sent a connection to Linux")            \
+	X(LOCAL_BYTES, "local_bytes", "payload bytes copied between two local ends")           \
 	/* drops, each with a named reason */                                                  \
 	X(DROP_PARSE, "drop_parse", "frames that the parser refused")                          \
 	X(DROP_MAC, "drop_mac", "frames of a flow, but for another MAC address")               \
@@ -53,6 +54,7 @@
 	X(RETURNED, "returned", "connections given back to Linux")                             \
 	X(RETURN_FAILED, "return_failed", "connections lost while being given back")           \
 	X(MOVED, "moved", "connections taken over by another process")                         \
+	X(LOCAL_PAIRS, "local_pairs", "connections adopted at both their local ends")          \
 	X(FLOW_CLOSED, "flow_closed", "FAST flows that ended")                                 \
 	X(FLOW_RESET, "flow_reset", "FAST flows that ended by RST")                            \
 	X(HEARTBEAT_SENT, "heartbeat_sent", "heartbeats injected")                             \

@@ -26,6 +26,11 @@ static void app_window_opened(struct fast_thread *t, struct flow *f)
 {
 	uint32_t size = flow_rx_size(f), advertised = (uint32_t)(f->rcv_edge - f->rcv_end);
 
+	if (f->flags & FLOW_LOCAL) {
+		if (local_peer(t, f))
+			flowset_add(&t->ready, f->peer);
+		return;
+	}
 	if (f->flags & FLOW_FIN_RCVD || advertised > size / 2)
 		return;
 	if (flow_rx_room(f) < advertised + MIN(2u * f->rcv_mss, size / 2) + flow_wnd_grain(f))

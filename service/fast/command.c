@@ -81,6 +81,8 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 	install_stats(t, f, &i->counts);
 	app_install(t, f, &i->counts);
 	flowset_add(&t->ready, f->id);
+	if (f->flags & FLOW_LOCAL && local_peer(t, f))
+		flowset_add(&t->ready, f->peer);
 	timer_keepalive(t, f);
 	timer_arm(t, f);
 }

@@ -55,6 +55,8 @@ struct flow_init {
 	uint32_t app, slot, context; /* context: initial; follows the slot's afterwards */
 	bool split;                  /* these receive only; what is sent comes from */
 	uint32_t tx_app, tx_slot, tx_context;
+	bool local; /* the other end is flow @peer, installed in the same thread, too */
+	uint32_t peer;
 	struct wire_template tmpl; /* key.local = us */
 	/* sender: stream offset 0 is snd_base on the wire */
 	uint32_t snd_base;

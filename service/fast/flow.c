@@ -101,7 +101,8 @@ int flow_init(struct flow *f, const struct flow_init *i, uint32_t frame_size, ui
 	f->tx_context = i->tx_context % IPC_CONTEXTS;
 	f->tmpl = i->tmpl;
 	f->flags = FLOW_USED | (i->ts ? FLOW_TS : 0) | (i->sack ? FLOW_SACK : 0) | (i->ecn ? FLOW_ECN : 0) |
-		   (i->ecn && i->ect ? FLOW_ECT : 0) | (i->split ? FLOW_SPLIT : 0);
+		   (i->ecn && i->ect ? FLOW_ECT : 0) | (i->split ? FLOW_SPLIT : 0) | (i->local ? FLOW_LOCAL : 0);
+	f->peer = i->peer;
 	f->ts_offset = i->ts_ms - (uint32_t)(now_ns / NS_PER_MS);
 	f->ts_recent_s = (uint32_t)(now_ns / NS_PER_S);
 	f->heard_ns = now_ns;

@@ -53,6 +53,7 @@ enum flow_flag {
 	FLOW_TIMED = 1u << 19,      /* a segment is being timed for RTT */
 	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
 	FLOW_SPLIT = 1u << 21,      /* one application receives (app, slot), another one sends (tx_app, tx_slot) */
+	FLOW_LOCAL = 1u << 22,      /* the other end is flow `peer`: see local.c */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
 	FLOW_REXMIT_NOW = 1u << 25, /* the segment at snd_una */
@@ -134,6 +135,7 @@ struct flow {
 	uint32_t error, context, tx_context;
 	uint16_t tx_app, tx_slot; /* valid with FLOW_SPLIT; see flow_tx_app() */
 	uint32_t want;            /* IPC_WANT_* */
+	uint32_t peer;            /* valid with FLOW_LOCAL */
 	uint32_t rexmit_base;     /* segments sent again before it was installed */
 	uint32_t small_end;       /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;

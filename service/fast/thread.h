@@ -114,6 +114,12 @@ bool tx_run(struct fast_thread *t, struct flow *f);
 void tx_ack(struct fast_thread *t, struct flow *f);
 bool tx_frame(struct fast_thread *t, const uint8_t *data, uint32_t len);
 
+/* local.c */
+/* As tx_run(), for a flow with FLOW_LOCAL: to its peer. */
+bool local_run(struct fast_thread *t, struct flow *f);
+/* Its other end, or NULL if that is not installed at present. */
+struct flow *local_peer(struct fast_thread *t, const struct flow *f);
+
 /* pacer.c */
 /* Take over new limits from the slow path, count tokens. */
 void pacer_update(struct fast_thread *t, struct flow *f);

@@ -119,8 +119,8 @@ void timer_keepalive(struct fast_thread *t, struct flow *f)
 
 	f->keep_ns = FLOW_TIMER_OFF;
 	flowset_del(&t->keep, f->id);
-	if (!(f->opts & IPC_OPT_KEEPALIVE) || f->flags & FLOW_DEAD || f->flags & FLOW_ORPHAN || flow_time_wait(f))
-		return;
+	if (!(f->opts & IPC_OPT_KEEPALIVE) || f->flags & (FLOW_DEAD | FLOW_ORPHAN | FLOW_LOCAL) || flow_time_wait(f))
+		return; /* the kernel sockets of a local flow keep each other alive */
 	if (flow_in_flight(f) || f->snd_end > f->snd_max || silent_ns < idle_ns) {
 		/* it lives, or other clocks will tell */
 		keep_set(t, f, silent_ns < idle_ns ? heard_ns + idle_ns : t->now_ns + idle_ns);

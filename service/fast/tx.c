@@ -338,6 +338,8 @@ bool tx_run(struct fast_thread *t, struct flow *f)
 	enum tx_why why = TX_GO;
 	struct tx_plan p;
 
+	if (unlikely(f->flags & FLOW_LOCAL))
+		return local_run(t, f);
 	if (f->flags & FLOW_MUTED)
 		return false;
 	if (!tx_flagged(t, f))

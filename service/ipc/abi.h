@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 7u
+#define IPC_ABI_VERSION 8u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -121,7 +121,7 @@ struct ipc_slot {
 	uint32_t flow_id;          /* index into the map of words (see ipc_page) */
 	uint32_t thread;           /* fast thread: which dirty bell to ring */
 	_Atomic uint32_t reason;   /* enum ipc_reason */
-	uint32_t discard;          /* bytes copied out of the kernel's receive queue: to be dropped there */
+	uint32_t local;            /* both ends are on this host: LOOK when its kernel socket has news */
 	/* for TCP_INFO: what Linux had counted at offset 0 of the streams */
 	uint64_t base_sent, base_acked, base_received;
 	/* written by the service for TCP_INFO; may be torn, for display only */
@@ -192,6 +192,8 @@ struct ipc_page {
 	X(NOT_TCP, "not-tcp", "not an established TCP connection")                               \
 	X(NOT_OURS, "not-our-interface", "its packets do not pass the service's interface")      \
 	X(LOCAL, "local", "both ends are on this host")                                          \
+	X(PEER, "local-peer", "both ends are on this host, and the other one did not ask")       \
+	X(RULES, "rules", "a rule has changed")                                                  \
 	X(FAMILY, "family", "address family not accelerated")                                    \
 	X(OPTIONS, "options", "uses a TCP option that is not accelerated (MD5, AO, MPTCP, ULP)") \
 	X(FULL, "full", "the service's table of flows is full")                                  \

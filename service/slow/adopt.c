@@ -60,7 +60,7 @@ bool adopt_fails(const struct slow *s, uint32_t step)
 	return step == (which ? which : 1 + s->adoptions / every % ADOPT_STEPS);
 }
 
-static uint32_t adopt_policy(struct slow *s, const struct app *a, const struct sock_state *st)
+static uint32_t adopt_policy(struct slow *s, const struct app *a, const struct sock_state *st, bool local)
 {
 	uint16_t port = ntohs(st->key.local_port);
 
@@ -71,8 +71,8 @@ static uint32_t adopt_policy(struct slow *s, const struct app *a, const struct s
 	for (unsigned i = 0; i < s->cfg->ports; i++)
 		if (s->cfg->port[i].port == port && !s->cfg->port[i].accelerate)
 			return IPC_REASON_DISABLED;
-	if (watch_is_local(s->watch, &st->key.remote))
-		return IPC_REASON_LOCAL;
+	if (local)
+		return s->cfg->local ? IPC_REASON_NONE : IPC_REASON_LOCAL;
 	if (!watch_is_local(s->watch, &st->key.local))
 		return IPC_REASON_NOT_OURS;
 	return IPC_REASON_NONE;
@@ -109,26 +109,37 @@ static bool adopt_buffer(struct app *a, uint32_t need, uint32_t least, uint32_t 
 	return *size != 0;
 }
 
+uint32_t adopt_ample(const struct app *a)
+{
+	return app_buffers_ample(a, ADOPT_AMPLE) ? ADOPT_AMPLE : 0;
+}
+
+bool adopt_room(struct slow *s, struct conn *c, uint32_t rx_need, uint32_t rx_usual, uint32_t tx_need)
+{
+	const struct sock_state *st = &c->sock;
+	/*
+	 * Linux's own tuning lets a program write some hundred kilobytes at once, and some rely on that: they close
+	 * without having waited for room. The second half of the memory is for the connections that are still to come.
+	 */
+	uint32_t least = adopt_least(st->sndbuf, MAX(s->cfg->tx_buffer, adopt_ample(c->app)));
+
+	return adopt_buffer(c->app, rx_need, adopt_least(st->rcvbuf, rx_usual), s->cfg->rx_buffer, &c->rx_size,
+			    &c->rx_off) &&
+	       adopt_buffer(c->app, tx_need, least, s->cfg->tx_buffer, &c->tx_size, &c->tx_off);
+}
+
 static uint32_t adopt_buffers(struct slow *s, struct conn *c)
 {
 	const struct sock_state *st = &c->sock;
 	uint32_t window = st->rcv_wup + st->rcv_wnd - st->rcv_nxt;
-	uint32_t unacked = st->write_seq - st->snd_una, least;
+	uint32_t unacked = st->write_seq - st->snd_una;
 
 	if ((int32_t)window < 0)
 		window = 0;
 	if (st->rcv_queued > ADOPT_RX_MAX || unacked > ADOPT_TX_MAX)
 		return IPC_REASON_BUSY;
 	window = MIN(window + st->rcv_queued, ADOPT_RX_MAX);
-	/*
-	 * Linux's own tuning lets a program write some hundred kilobytes at once, and some rely on that: they close
-	 * without having waited for room. The second half of the memory is for the connections that are still to come.
-	 */
-	least = MAX(s->cfg->tx_buffer, app_buffers_ample(c->app, ADOPT_AMPLE) ? ADOPT_AMPLE : 0);
-	least = adopt_least(st->sndbuf, least);
-	if (!adopt_buffer(c->app, window, adopt_least(st->rcvbuf, s->cfg->rx_buffer), s->cfg->rx_buffer, &c->rx_size,
-			  &c->rx_off) ||
-	    !adopt_buffer(c->app, unacked, least, s->cfg->tx_buffer, &c->tx_size, &c->tx_off))
+	if (!adopt_room(s, c, window, s->cfg->rx_buffer, unacked))
 		return IPC_REASON_MEMORY;
 	return IPC_REASON_NONE;
 }
@@ -182,6 +193,16 @@ uint32_t adopt_read(struct slow *s, struct conn *c)
 	return IPC_REASON_NONE;
 }
 
+/* Why it has come to nothing. */
+static uint32_t adopt_late(const struct slow *s, const struct conn *c)
+{
+	if (c->local)
+		return c->peer == SLOW_NONE ? IPC_REASON_PEER : IPC_REASON_RACE;
+	if (c->waiting)
+		return IPC_REASON_BUSY;
+	return adopt_fails(s, 5) ? IPC_REASON_FAULT : IPC_REASON_SILENT;
+}
+
 static void adopt_tick(void *ctx, uint64_t now_ns)
 {
 	struct slow *s = ctx;
@@ -195,11 +216,10 @@ static void adopt_tick(void *ctx, uint64_t now_ns)
 		if (c->state != CONN_ADOPTING)
 			continue;
 		if (now_ns >= c->deadline_ns)
-			adopt_cancel(s, c,
-				     c->waiting          ? IPC_REASON_BUSY
-				     : adopt_fails(s, 5) ? IPC_REASON_FAULT
-							 : IPC_REASON_SILENT);
-		else if (!c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
+			adopt_cancel(s, c, adopt_late(s, c));
+		else if (c->local && local_join(s, c))
+			next = s->list_head; /* more than one may have left the list */
+		else if (!c->local && !c->waiting && now_ns - c->hb_sent_ns >= ADOPT_RETRY_NS)
 			adopt_heartbeat(s, c);
 	}
 	if (!s->count[CONN_ADOPTING]) {
@@ -269,6 +289,7 @@ void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 	struct sock_state st = {0};
 	uint32_t reason;
 	int examined;
+	bool local;
 
 	app_unpark(a, slot);
 	atomic_store_explicit(&a->shm->slot[slot].context, to->context, memory_order_relaxed);
@@ -283,7 +304,8 @@ void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 		return;
 	}
 	examined = sock_examine(fd, &st);
-	reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st);
+	local = !examined && local_is(s, &st);
+	reason = examined > 0 ? (uint32_t)examined : examined < 0 ? IPC_REASON_ERROR : adopt_policy(s, a, &st, local);
 	s->adoptions++;
 	if (!reason) {
 		c = adopt_conn(s, &st.key);
@@ -305,11 +327,14 @@ void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 	c->fd = fd;
 	c->cookie = st.cookie;
 	c->sock = st;
-	c->waiting = !demand_ready(s);
+	c->local = local;
+	c->waiting = !local && !demand_ready(s);
 	c->deadline_ns = s->now_ns + ADOPT_WAIT_NS;
 	if (s->adopt_timer < 0)
 		s->adopt_timer = loop_timer(s->env.loop, 5 * NS_PER_MS, 5 * NS_PER_MS, adopt_tick, s);
-	if (!c->waiting)
+	if (local)
+		local_offer(s, c);
+	else if (!c->waiting)
 		adopt_go(s, c);
 }
 
@@ -357,7 +382,8 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 
 	counter_add(&s->counters, CNT_ADOPT_ROLLED_BACK, 1);
 	sock_filter_detach(c->fd);
-	nic_flow_del(s->env.nic, &c->key);
+	if (!c->local)
+		nic_flow_del(s->env.nic, &c->key);
 	for (struct held_frame *h = c->held; h; h = h->next)
 		linux_inject(s, h->data, h->len);
 	if (c->rx_size)

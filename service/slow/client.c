@@ -194,6 +194,19 @@ static int client_return(struct slow *s, struct client *cl, const struct ipc_msg
 	return 0;
 }
 
+/* A hint: the slot may be another connection's by now. */
+static int client_look(struct slow *s, struct client *cl, const struct ipc_msg *in)
+{
+	uint32_t conn;
+
+	if (in->arg[0] >= IPC_SLOTS)
+		return -EPROTO;
+	conn = cl->app->slot_conn[in->arg[0]];
+	if (conn != SLOW_NONE && s->conns[conn].local && s->conns[conn].state == CONN_FAST)
+		local_look(s, &s->conns[conn]);
+	return 0;
+}
+
 static int client_admin(struct slow *s, struct client *cl, const struct ipc_msg *in)
 {
 	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_ADMIN};
@@ -269,6 +282,8 @@ static int client_message(struct slow *s, struct client *cl, const struct ipc_ms
 			if (s->listeners[i].app == cl->app && s->listeners[i].fd == (int)m->arg[0])
 				s->listeners[i].app = NULL;
 		return 0;
+	case IPC_MSG_LOOK:
+		return client_look(s, cl, m);
 	case IPC_MSG_PREPARE:
 		demand_prepare(s);
 		return 0;

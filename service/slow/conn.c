@@ -69,6 +69,7 @@ void conn_table_close(struct slow *s)
 		if (s->conns[i].state == CONN_FREE)
 			continue;
 		conn_release_held(&s->conns[i]);
+		free(s->conns[i].out);
 		closer_close(s->conns[i].fd);
 	}
 	free(s->conns);
@@ -110,7 +111,7 @@ void conn_fill_slot(const struct conn *c, struct app *a, uint32_t slot)
 	sl->tx_size = tx ? c->tx_size : c->rx_size;
 	sl->flow_id = c->id;
 	sl->thread = c->thread;
-	sl->discard = 0; /* dropped from the kernel's queue here */
+	sl->local = c->local;
 	sl->base_sent = c->sock.bytes_sent - c->sock.counts.bytes_retrans - (c->sock.snd_nxt - c->sock.snd_una);
 	sl->base_acked = c->sock.bytes_acked;
 	sl->base_received = c->sock.bytes_received - c->sock.rcv_queued;
@@ -130,6 +131,7 @@ struct conn *conn_new(struct slow *s, const struct flow_key *key)
 	c->id = id;
 	c->key = *key;
 	c->fd = c->app_fd = -1;
+	c->peer = SLOW_NONE;
 	c->held_tail = &c->held;
 	c->hash_next = *bucket;
 	*bucket = id;
@@ -197,9 +199,11 @@ void conn_free(struct slow *s, struct conn *c)
 {
 	uint32_t *link = conn_bucket(s, &c->key);
 
+	local_unlink(s, c);
 	verdict_forget(s, c);
 	congest_forget(s, c);
 	conn_release_held(c);
+	free(c->out);
 	closer_close(c->fd);
 	c->fd = -1;
 	conn_release_app(s, c, IPC_DEAD, IPC_REASON_NONE, false);
@@ -252,6 +256,10 @@ void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd
 	bool active_close = !c->failed && c->fin_acked && c->peer_fin && !c->peer_fin_first;
 
 	counter_add(&s->counters, c->failed ? CNT_FLOW_RESET : CNT_FLOW_CLOSED, 1);
+	if (c->local) { /* TIME_WAIT is the kernel sockets' */
+		conn_free(s, c);
+		return;
+	}
 	if (!active_close || s->stopping) {
 		nic_flow_del(s->env.nic, &c->key);
 		conn_free(s, c);
@@ -293,6 +301,8 @@ bool conn_is_let_go(const struct conn *c)
 {
 	bool kernel_dead = c->failed || (c->fin_acked && c->peer_fin);
 
+	if (!kernel_dead && c->local)
+		return local_is_let_go(c, conn_slots_are_let_go(c));
 	if (!kernel_dead)
 		return sock_is_orphan(&c->key) == 1;
 	return conn_slots_are_let_go(c) || (c->failed && c->app->dying && conn_tx_app(c)->dying);
@@ -326,6 +336,11 @@ void conn_sweep(struct slow *s)
 			continue;
 		if (!c->orphan && (c->local_fin || c->failed || conn_has_exited(c)))
 			conn_look_for_orphan(s, c);
+		if (c->state == CONN_FAST && c->local) {
+			if (c->again)
+				leave_begin(s, c, -1, c->leave_reason);
+			continue; /* as long as the other end is open it may read, and hears of it when it writes */
+		}
 		if (c->state == CONN_FAST && c->orphan && c->fin_acked && !c->peer_fin &&
 		    s->now_ns - c->closed_ns > SLOW_FIN_WAIT2_NS) {
 			c->failed = true;

@@ -12,6 +12,7 @@
 #include "service/ipc/wake.h"
 #include "service/slow/slow.h"
 #include "service/tcp/cc.h"
+#include "shadow/sock.h"
 
 #define SLOW_NONE UINT32_MAX
 #define SLOW_CLIENTS 1024
@@ -55,6 +56,8 @@ enum leave_settle {
 	LEAVE_FIN,  /* Linux to have the peer's FIN, before it is let go */
 	LEAVE_ACK,  /* Linux to have an acknowledgement, before it is let go */
 	LEAVE_FINS, /* Linux to have both FINs, after */
+	LEAVE_PAIR,  /* local: the other end to be frozen, too, and as LEAVE_BUSY */
+	LEAVE_DRAIN, /* local: room in its socket for what the program has written */
 };
 
 /*
@@ -75,6 +78,10 @@ struct conn {
 	struct leave_for
 		sender; /* another slot that has the sending half; `app` and `slot` have the receiving one then */
 	uint32_t backs; /* times a half went back */
+
+	/* both ends are on this host: see local.c. Of what lies below, a local connection has no shadow and no verdict */
+	bool local;
+	uint32_t peer; /* the other end, or SLOW_NONE */
 
 	/* adoption */
 	int fd;                   /* duplicate of the socket, closed at the end of the transaction; also when LEAVING */
@@ -98,6 +105,10 @@ struct conn {
 	struct leave_for mover; /* who takes it over; none: it goes back to Linux */
 	struct leave_for asker; /* another process that waits for it to be in Linux */
 	bool asked;             /* and so does one that has a half */
+	bool again;             /* local: it could not leave, and tries again, not before leave_again_ns */
+	uint64_t leave_again_ns;
+	uint8_t *out; /* LEAVE_DRAIN: bytes from out_done on */
+	size_t out_len, out_done;
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
 	uint32_t sh_rcv_nxt, sh_snd_nxt; /* without FINs */
@@ -336,12 +347,36 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason); /* roll back
 void adopt_attached(struct slow *s, int rc);
 /* Steps 2 to 5, run again when a frame slipped in. Returns a reason to roll back, or NONE. */
 uint32_t adopt_read(struct slow *s, struct conn *c);
+/* Buffers for so many bytes at least, unless an earlier attempt has got them. False: no memory left. */
+bool adopt_room(struct slow *s, struct conn *c, uint32_t rx_need, uint32_t rx_usual, uint32_t tx_need);
+/* So much for a buffer, while memory of the application's is ample; else 0. */
+uint32_t adopt_ample(const struct app *a);
 void adopt_heartbeat(struct slow *s, struct conn *c); /* once more */
 /* [test] fail_adopt_*: does this adoption fail on purpose after @step? */
 bool adopt_fails(const struct slow *s, uint32_t step);
 
 /* commit.c: a frame of the socket, from the TAP, while the transaction runs */
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
+
+/* local.c: both ends on this host */
+bool local_is(const struct slow *s, const struct sock_state *st);
+struct conn *local_other(const struct slow *s, const struct conn *c); /* NULL: none, or @c is not local */
+void local_unlink(struct slow *s, struct conn *c);
+/* @c, ADOPTING, waits for the other end, or both become FAST. */
+void local_offer(struct slow *s, struct conn *c);
+bool local_join(struct slow *s, struct conn *c); /* once more. False: still not */
+void local_cancel_both(struct slow *s, struct conn *c, uint32_t reason);
+void local_init(const struct conn *c, struct flow_init *init);
+/* Something has happened at the kernel socket of @c, or of the other end. */
+void local_look(struct slow *s, struct conn *c);
+bool local_is_let_go(const struct conn *c, bool said); /* @said: the libraries say so */
+void local_release_all(struct slow *s, uint32_t reason);
+
+/* local_leave.c */
+int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason); /* as leave_begin() */
+void local_frozen(struct slow *s, struct conn *c);
+void local_failed(struct slow *s, struct conn *c); /* instead */
+bool local_settle(struct slow *s, struct conn *c, bool late); /* true: connections may have been freed */
 
 /* demand.c: XDP is attached while there are connections in the table */
 int demand_open(struct slow *s);
@@ -354,6 +389,9 @@ void demand_empty(struct slow *s);   /* the last connection has left the table *
 /* leave.c */
 /* A duplicate of the socket, or -errno: by the number that the library last named. */
 int leave_fetch_named(const struct conn *c);
+/* The same, or by looking for it. */
+int leave_fetch(const struct conn *c);
+void leave_freeze(struct slow *s, struct conn *c, uint32_t reason);
 /*
  * Give @c back to Linux. @fd: a duplicate of its socket, taken over, or -1: it is fetched from the process. Returns
  * 0: begun; or -errno: it stays FAST.
@@ -380,11 +418,15 @@ uint32_t leave_continue(struct slow *s);
 
 /* restore.c: a frozen flow's socket becomes the connection again */
 void restore_begin(struct slow *s, struct conn *c);
+bool restore_is_busy(const struct conn *c); /* a thread of the application is in shutdown() */
+void restore_settle(struct slow *s, struct conn *c, enum leave_settle why);
+void restore_finish(struct slow *s, struct conn *c, bool ok); /* Linux has it. Frees @c */
 /* Exclusive mode: what the sockets had sent as shadows up to mark @number has been read from the TAP, and not relayed. */
 void restore_marked(struct slow *s, uint64_t number);
 
 /* linux.c: what Linux says about FAST flows, and what is mirrored to it */
 void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
+void linux_closed(struct slow *s, struct conn *c); /* the program has closed the sending side, or the descriptor */
 void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len);
 struct shadow_seq linux_seq(struct slow *s, struct conn *c);
 void linux_ack(struct slow *s, struct conn *c, uint32_t ack);

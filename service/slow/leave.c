@@ -77,14 +77,14 @@ int leave_fetch_named(const struct conn *c)
 }
 
 /* A duplicate of the socket: by the number that the library last named, else by looking for it. */
-static int leave_fetch(const struct conn *c)
+int leave_fetch(const struct conn *c)
 {
 	int fd = leave_fetch_named(c);
 
 	return fd < 0 && c->app ? sock_fetch_any(c->app->pid, &c->key, c->cookie) : fd;
 }
 
-static void leave_freeze(struct slow *s, struct conn *c, uint32_t reason)
+void leave_freeze(struct slow *s, struct conn *c, uint32_t reason)
 {
 	bool muted = c->muted;
 
@@ -103,6 +103,8 @@ int leave_begin(struct slow *s, struct conn *c, int fd, uint32_t reason)
 		closer_close(fd);
 		return -EINVAL;
 	}
+	if (c->local)
+		return local_leave(s, c, fd, reason);
 	if (fd < 0 && !c->orphan) {
 		fd = leave_fetch(c);
 		if (fd < 0 && sock_is_orphan(&c->key) != 1)
@@ -238,7 +240,7 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.ts = c->sock.ts,
 		.sack = c->sock.sack,
 		.ecn = c->sock.ecn,
-		.ect = c->sock.ecn && c->cc->ecn,
+		.ect = c->sock.ecn && c->cc && c->cc->ecn,
 		.fin_rcvd = z->fin_rcvd,
 		.closing = z->closing,
 		.fin_acked = z->fin_acked,
@@ -253,7 +255,10 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 	struct cc_state keep = c->cc_state;
 
 	memcpy(init.ooo_piece, z->ooo_piece, sizeof init.ooo_piece);
-	congest_install(s, c, c->sock.congestion, z->srtt_us, z->mss);
+	if (c->local)
+		local_init(c, &init);
+	else
+		congest_install(s, c, c->sock.congestion, z->srtt_us, z->mss);
 	c->cc_state = keep;
 	down_send(s, c->thread, CMD_INSTALL, &init, sizeof init);
 	conn_set_state(s, c, CONN_FAST);
@@ -278,6 +283,7 @@ void leave_failed(struct slow *s, struct conn *c)
 	conn_set_state(s, c, CONN_FAST);
 	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_STATE);
 	leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
+	local_failed(s, c);
 }
 
 /* The low halves of offsets will do. */
@@ -416,7 +422,7 @@ static void leave_fast_again(struct slow *s, struct conn *c, const struct up_fro
 {
 	leave_install(s, c, z);
 	conn_progress(s, c);
-	if (c->asker.app || c->asked)
+	if (c->asker.app || c->asked || c->again)
 		leave_on(s, c, -1, c->asked);
 }
 
@@ -446,7 +452,10 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 	else if (c->mover.app)
 		c->leave_reason = s->stopping ? IPC_REASON_STOPPING : IPC_REASON_MEMORY;
 	c->frozen = *z;
-	restore_begin(s, c);
+	if (c->local)
+		local_frozen(s, c);
+	else
+		restore_begin(s, c);
 }
 
 /* ---- all of them ---- */

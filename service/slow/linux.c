@@ -27,6 +27,11 @@ void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len)
 		counter_add(&s->counters, CNT_TAP_TX_LOST, 1);
 }
 
+/*
+ * A local connection has no shadow: its kernel sockets are connected with each other, and what is mirrored elsewhere
+ * reaches them without us.
+ */
+
 /* The numbers to build with: acknowledging what the shadow was told so far. */
 struct shadow_seq linux_seq(struct slow *s, struct conn *c)
 {
@@ -48,6 +53,8 @@ void linux_ack(struct slow *s, struct conn *c, uint32_t ack)
 	struct shadow_seq q;
 	uint8_t frame[128];
 
+	if (c->local)
+		return;
 	if (seq_gt(ack, c->sh_acked))
 		c->sh_acked = ack;
 	q = linux_seq(s, c);
@@ -58,23 +65,29 @@ void linux_ack(struct slow *s, struct conn *c, uint32_t ack)
 
 void linux_mirror_fin(struct slow *s, struct conn *c)
 {
-	struct shadow_seq q = linux_seq(s, c);
+	struct shadow_seq q;
 	uint8_t frame[128];
 
+	if (c->local)
+		return;
+	q = linux_seq(s, c);
 	linux_inject(s, frame, shadow_fin(&q, frame));
 }
 
 void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset)
 {
-	struct shadow_seq q = linux_seq(s, c);
+	struct shadow_seq q;
 	uint8_t frame[128];
 
+	if (c->local)
+		return;
+	q = linux_seq(s, c);
 	if (c->peer_fin_seen)
 		q.rcv_nxt++;
 	linux_inject(s, frame, shadow_rst(&q, frame, offset));
 }
 
-static void linux_closed(struct slow *s, struct conn *c)
+void linux_closed(struct slow *s, struct conn *c)
 {
 	if (c->orphan)
 		return;

@@ -31,7 +31,7 @@ static bool restore_slot_is_busy(const struct app *a, uint32_t slot)
 	return !a->exited && atomic_load_explicit(&a->shm->slot[slot].busy, memory_order_relaxed) != 0;
 }
 
-static bool restore_is_busy(const struct conn *c)
+bool restore_is_busy(const struct conn *c)
 {
 	atomic_thread_fence(memory_order_seq_cst);
 	return restore_slot_is_busy(c->app, c->slot) ||
@@ -39,7 +39,6 @@ static bool restore_is_busy(const struct conn *c)
 }
 
 static void restore_to_linux(struct slow *s, struct conn *c, const struct up_frozen *z);
-static void restore_settle(struct slow *s, struct conn *c, enum leave_settle why);
 static void restore_built(struct slow *s, struct conn *c);
 
 static struct byte_range restore_range(const struct conn *c, bool rx, uint64_t start, uint64_t end)
@@ -155,7 +154,7 @@ static void restore_reset(struct slow *s, struct conn *c, const struct up_frozen
 	down_frame(s, c->thread, CMD_TX_FRAME, out, wire_build(out, &c->tmpl, &w, 0, 0));
 }
 
-static void restore_finish(struct slow *s, struct conn *c, bool ok)
+void restore_finish(struct slow *s, struct conn *c, bool ok)
 {
 	char text[FLOW_KEY_TEXT_MAX];
 	uint64_t pause_ns = clock_now_ns() - c->leave_ns;
@@ -297,49 +296,54 @@ static void restore_fin_again(struct slow *s, struct conn *c)
 		restore_fin(s, c);
 }
 
-static void restore_settle_one(struct slow *s, struct conn *c)
+/* Returns true if more connections than this one may have been freed. */
+static bool restore_settle_one(struct slow *s, struct conn *c)
 {
 	bool late = s->now_ns >= c->settle_ns;
 
 	switch (c->settle) {
 	case LEAVE_BUSY:
 		if (!late && restore_is_busy(c))
-			return;
+			return false;
 		c->settle = LEAVE_NOT;
 		restore_to_linux(s, c, &c->frozen);
-		return;
+		return false;
 	case LEAVE_MARK:
 		/* never without it: what the shadow had sent would be taken for the connection's */
 		if (late && tap_mark(s->tap, ++s->marks) == 0) {
 			c->mark = s->marks;
 			c->settle_ns = s->now_ns + RESTORE_SETTLE_NS;
 		}
-		return;
+		return false;
 	case LEAVE_FIN:
 		if (!late && !restore_has_fin(c)) {
 			restore_fin_again(s, c);
-			return;
+			return false;
 		}
 		c->settle = LEAVE_NOT;
 		restore_resume(s, c);
-		return;
+		return false;
 	case LEAVE_ACK:
 		if (!late && !sock_has_acked(c->fd))
-			return;
+			return false;
 		c->settle = LEAVE_NOT;
 		restore_resume(s, c);
-		return;
+		return false;
 	case LEAVE_FINS:
 		if (!late && sock_tcp_state(c->fd) != TCP_STATE_CLOSE) {
 			restore_fin_again(s, c);
-			return;
+			return false;
 		}
 		nic_flow_del(s->env.nic, &c->key);
 		restore_finish(s, c, true);
-		return;
+		return false;
+	case LEAVE_PAIR:
+	case LEAVE_DRAIN:
+		return local_settle(s, c, late);
 	case LEAVE_NOT:
-		return;
+		return false;
 	}
+	return false;
 }
 
 static void restore_settle_tick(void *ctx, uint64_t now_ns)
@@ -352,8 +356,8 @@ static void restore_settle_tick(void *ctx, uint64_t now_ns)
 		struct conn *c = &s->conns[i];
 
 		next = c->list_next;
-		if (c->state == CONN_LEAVING)
-			restore_settle_one(s, c);
+		if (c->state == CONN_LEAVING && restore_settle_one(s, c))
+			next = s->list_head;
 	}
 	if (!s->count[CONN_LEAVING]) {
 		loop_timer_cancel(s->env.loop, s->settle_timer);
@@ -361,7 +365,7 @@ static void restore_settle_tick(void *ctx, uint64_t now_ns)
 	}
 }
 
-static void restore_settle(struct slow *s, struct conn *c, enum leave_settle why)
+void restore_settle(struct slow *s, struct conn *c, enum leave_settle why)
 {
 	c->settle = why;
 	c->settle_ns = s->now_ns + RESTORE_SETTLE_NS;

@@ -217,6 +217,7 @@ static void slow_flow_live(struct slow *s, struct conn *c, slow_flow_fn *cb, voi
 		.state = c->state,
 		.closing = c->local_fin || c->failed,
 		.muted = c->muted,
+		.local = c->local,
 		.verdict = c->verdict,
 		.verdict_age_ms = c->verdict_ns ? (s->now_ns - c->verdict_ns) / NS_PER_MS : 0,
 		.congestion = c->cc ? c->cc->name : "",

@@ -85,7 +85,7 @@ struct slow_flow_info {
 	char command[16];
 	int fd; /* -1: unknown or closed */
 	enum conn_state state;
-	bool closing, muted, left_with_linux;
+	bool closing, muted, left_with_linux, local;
 	enum verdict verdict;
 	uint64_t verdict_age_ms;
 	const char *congestion;

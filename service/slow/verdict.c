@@ -76,7 +76,7 @@ static void verdict_tick(void *ctx, uint64_t now_ns)
 
 void verdict_ask(struct slow *s, struct conn *c)
 {
-	if (c->state != CONN_FAST || c->failed)
+	if (c->state != CONN_FAST || c->failed || c->local)
 		return;
 	if (!c->hb_place) {
 		s->pending[s->npending++] = c->id;
@@ -172,7 +172,7 @@ static void heartbeat_tick(void *ctx, uint64_t now_ns)
 	for (uint32_t i = s->list_head; i != SLOW_NONE; i = s->conns[i].list_next) {
 		struct conn *c = &s->conns[i];
 
-		if (c->state != CONN_FAST || c->hb_place || c->failed)
+		if (c->state != CONN_FAST || c->hb_place || c->failed || c->local)
 			continue;
 		if (now_ns - c->verdict_ns >= (c->muted ? VERDICT_AGAIN_NS : period_ns))
 			verdict_ask(s, c);
@@ -245,6 +245,8 @@ void slow_from_watch(void *ctx, const struct watch_event *e)
 			return;
 		break;
 	case WATCH_RULES:
+		local_release_all(s, IPC_REASON_RULES);
+		break;
 	case WATCH_ROUTE:
 	case WATCH_ADDRESS:
 	case WATCH_LINK:

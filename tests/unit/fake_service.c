@@ -125,7 +125,7 @@ static void answer(struct flow *f)
 	s->rx_size = s->tx_size = BUF;
 	s->flow_id = f->slot;
 	s->thread = 0;
-	s->discard = 0;
+	s->local = 0;
 	atomic_store(&s->rcv_end, 0);
 	atomic_store(&s->snd_acked, 0);
 	atomic_store(&s->snd_sent, 0);

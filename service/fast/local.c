@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Connections both ends of which are on this host: two flows of this thread, each the other's peer. What one application
+ * writes is copied from its transmit buffer to the receive buffer of the other one; there are no segments, and nothing
+ * is lost or repeated. Place in a packet's way: instead of tx.c, the wire and rx.c. Fast thread.
+ *
+ * Invariants: of a local flow snd_una = snd_nxt = snd_max, as a byte is acknowledged when it is in the peer's buffer. A
+ * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset overtakes them.
+ * While the peer is not installed (it is on its way to another process) everything waits.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "service/fast/thread.h"
+
+#define LOCAL_TURN (256u << 10) /* bytes per flow and turn */
+
+struct flow *local_peer(struct fast_thread *t, const struct flow *f)
+{
+	struct flow *p = f->peer < t->cfg->max_flows ? &t->flows[f->peer] : NULL;
+
+	return p && flowset_has(&t->owned, f->peer) && p->flags & FLOW_LOCAL && p->peer == f->id ? p : NULL;
+}
+
+/* @n bytes from @f's transmit buffer to where they go in the receive buffer of @p. Both may be changed under us. */
+static void local_copy(struct fast_thread *t, const struct flow *f, const struct flow *p, uint32_t n)
+{
+	const uint8_t *from = t->apps[flow_tx_app(f)].a.buf + f->tx_off;
+	uint8_t *to = t->apps[p->app].a.buf + p->rx_off;
+	uint32_t tx_size = flow_tx_size(f), rx_size = flow_rx_size(p);
+
+	for (uint32_t done = 0, k; done < n; done += k) {
+		uint32_t at = (uint32_t)(f->snd_una + done) & (tx_size - 1);
+		uint32_t there = (uint32_t)(p->rcv_end + done) & (rx_size - 1);
+
+		k = MIN(n - done, MIN(tx_size - at, rx_size - there));
+		memcpy(to + there, from + at, k);
+	}
+}
+
+static void local_count(struct fast_thread *t, struct flow *f, struct flow *p, uint32_t n)
+{
+	struct flow_stats *out = &t->stats[f->id], *in = &t->stats[p->id];
+
+	STATS_ADD(out->tx_bytes, n);
+	STATS_ADD(out->acked_bytes, n);
+	STATS_ADD(out->data_segs_out, 1);
+	STATS_ADD(out->segs_out, 1);
+	STATS_ADD(in->rx_bytes, n);
+	STATS_ADD(in->data_segs_in, 1);
+	STATS_ADD(in->segs_in, 1);
+	STATS_SET(in->last_rx_ns, t->now_ns);
+	thread_count(t, CNT_LOCAL_BYTES, n);
+}
+
+static void local_data(struct fast_thread *t, struct flow *f, struct flow *p, uint32_t n)
+{
+	local_copy(t, f, p, n);
+	local_count(t, f, p, n);
+	p->rcv_end += n;
+	p->rcv_edge = p->rcv_read + flow_rx_size(p);
+	f->snd_una += n;
+	f->snd_nxt = f->snd_max = f->snd_una;
+	app_heard(t, p, true);
+	app_spoke(t, f);
+	app_delivered(t, p);
+	app_acked(t, f);
+	thread_stats(t, f);
+	thread_stats(t, p);
+}
+
+static void local_fin(struct fast_thread *t, struct flow *f, struct flow *p)
+{
+	f->flags |= FLOW_FIN_ACKED;
+	f->snd_una = f->snd_nxt = f->snd_max = f->snd_end + 1;
+	p->flags |= FLOW_FIN_RCVD;
+	app_status(t, p);
+	app_fin_acked(t, f);
+	up_flow(t, p, UP_FIN_RCVD);
+	up_flow(t, f, UP_FIN_ACKED);
+}
+
+bool local_run(struct fast_thread *t, struct flow *f)
+{
+	struct flow *p = local_peer(t, f);
+	uint64_t have = f->snd_end - MIN(f->snd_una, f->snd_end);
+	uint32_t n;
+
+	if (!p)
+		return false;
+	if (f->flags & FLOW_RST_NOW)
+		flow_fail(t, p, ECONNRESET, false, true);
+	f->flags &= ~FLOW_SEND_NOW;
+	if (f->flags & (FLOW_DEAD | FLOW_FIN_ACKED) || p->flags & FLOW_DEAD)
+		return false;
+	if (have && p->flags & FLOW_ORPHAN) { /* nobody will read it (RFC 9293 3.10.7.4) */
+		flow_fail(t, p, ECONNRESET, false, true);
+		flow_fail(t, f, ECONNRESET, false, true);
+		return false;
+	}
+	n = (uint32_t)MIN(MIN(have, (uint64_t)flow_rx_room(p)), (uint64_t)LOCAL_TURN);
+	if (n)
+		local_data(t, f, p, n);
+	if (n < have)
+		return n && flow_rx_room(p);
+	if (f->flags & FLOW_CLOSING)
+		local_fin(t, f, p);
+	return false;
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A local connection goes back to Linux: its two flows are frozen, and what either application has written and the other
+ * one has not read is written to the writer's kernel socket, in order. They were connected all the time, so nothing else
+ * has to be made. What the sockets cannot take at once follows as they drain (LEAVE_DRAIN); until then the writer's calls
+ * wait, as its bytes come after.
+ *
+ * Where an end has closed, its socket takes nothing any more. If bytes of it are still unread, the connection stays, and
+ * leaves when they have been read: both flows are installed as they were. Main thread.
+ */
+#include "service/slow/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service/base/clock.h"
+#include "service/base/closer.h"
+#include "service/base/log.h"
+
+#define LOCAL_AGAIN_NS (100 * NS_PER_MS) /* between two attempts to leave */
+#define LOCAL_PIECES 5
+
+static bool local_is_held(const struct conn *c)
+{
+	return c && c->state == CONN_FAST && !c->failed && !c->orphan;
+}
+
+/* Both at once. @fd: of @c, or -1. */
+int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason)
+{
+	struct conn *p = local_other(s, c);
+	int pfd = -1;
+
+	if (s->now_ns < c->leave_again_ns) {
+		c->again = true;
+		c->leave_reason = reason;
+		closer_close(fd);
+		return 0;
+	}
+	if (p && p->state == CONN_LEAVING) { /* on its way to another process: after that */
+		c->again = true;
+		c->leave_reason = reason;
+		closer_close(fd);
+		return 0;
+	}
+	if (fd < 0 && local_is_held(c))
+		fd = leave_fetch(c);
+	if (fd < 0 && local_is_held(c))
+		return fd;
+	if (local_is_held(p)) {
+		pfd = leave_fetch(p);
+		if (pfd < 0) {
+			closer_close(fd);
+			return pfd;
+		}
+	}
+	c->fd = fd;
+	c->again = false;
+	leave_freeze(s, c, reason);
+	if (p && p->state == CONN_FAST && !p->failed) {
+		p->fd = pfd;
+		leave_freeze(s, p, reason);
+	}
+	return 0;
+}
+
+/* ---- frozen ---- */
+
+static struct iovec *local_range(struct iovec *v, uint8_t *buf, uint32_t size, uint64_t start, uint64_t end)
+{
+	uint32_t at = (uint32_t)start & (size - 1), len = (uint32_t)(end - start), first = MIN(len, size - at);
+
+	if (first)
+		*v++ = (struct iovec){buf + at, first};
+	if (len > first)
+		*v++ = (struct iovec){buf, len - first};
+	return v;
+}
+
+/* What @c has written and @p has not read, where it lies. Returns the pieces, at most 4. */
+static int local_unread(const struct conn *c, const struct conn *p, struct iovec *v)
+{
+	struct iovec *from = v;
+
+	if (p)
+		v = local_range(v, p->app->buf + p->rx_off, p->rx_size, p->frozen.rcv_read, p->frozen.rcv_end);
+	if (c)
+		v = local_range(v, conn_tx_app(c)->buf + c->tx_off, c->tx_size, c->frozen.snd_una, c->frozen.snd_end);
+	return (int)(v - from);
+}
+
+static size_t local_sum(const struct iovec *v, int n)
+{
+	size_t sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum += v[i].iov_len;
+	return sum;
+}
+
+/* Would its kernel socket take more? */
+static bool local_can_write(const struct conn *c)
+{
+	int state = c && c->fd >= 0 && !c->orphan ? sock_tcp_state(c->fd) : TCP_STATE_CLOSE;
+
+	return state == TCP_STATE_ESTABLISHED || state == TCP_STATE_CLOSE_WAIT;
+}
+
+static bool local_must_stay(const struct conn *c, const struct conn *p)
+{
+	struct iovec v[LOCAL_PIECES];
+
+	return local_unread(c, p, v) && !local_can_write(c);
+}
+
+/* The rest of what @c has written, after @done bytes, is kept here. Returns 0 or -ENOMEM. */
+static int local_keep(struct conn *c, const struct iovec *v, int n, size_t done)
+{
+	size_t sum = local_sum(v, n), at = 0;
+
+	if (done == sum)
+		return 0;
+	c->out = malloc(sum - done);
+	if (!c->out)
+		return -ENOMEM;
+	for (int i = 0; i < n; i++) {
+		size_t skip = MIN(done, v[i].iov_len);
+
+		memcpy(c->out + at, (uint8_t *)v[i].iov_base + skip, v[i].iov_len - skip);
+		at += v[i].iov_len - skip;
+		done -= skip;
+	}
+	c->out_len = at;
+	c->out_done = 0;
+	return 0;
+}
+
+/* @c's outgoing direction becomes Linux's. Returns 0 or -errno: bytes are lost. */
+static int local_write_back(struct conn *c, struct conn *p)
+{
+	struct iovec v[LOCAL_PIECES];
+	uint8_t *strays = NULL;
+	int n = local_unread(c, p, v), got = 0, rc;
+	ssize_t done;
+
+	if (!n)
+		return 0;
+	if (p && p->fd >= 0) { /* written past the library, after all this */
+		got = sock_pair_strays(p->fd, &strays);
+		if (got > 0)
+			v[n++] = (struct iovec){strays, (size_t)got};
+	}
+	done = got < 0 ? got : sock_pair_write(c->fd, v, n);
+	rc = done < 0 ? (int)done : local_keep(c, v, n, (size_t)done);
+	free(strays);
+	return rc;
+}
+
+/* True when its kernel socket has all of it. */
+static bool local_drain(struct conn *c)
+{
+	struct iovec v = {c->out + c->out_done, c->out_len - c->out_done};
+	ssize_t n;
+
+	if (!c->out)
+		return true;
+	n = sock_pair_write(c->fd, &v, 1);
+	c->out_done += n > 0 ? (size_t)n : 0;
+	if (n >= 0 && c->out_done < c->out_len)
+		return false;
+	free(c->out); /* or the connection is no more */
+	c->out = NULL;
+	return true;
+}
+
+static void local_finish(struct slow *s, struct conn *c)
+{
+	if (!local_drain(c)) {
+		restore_settle(s, c, LEAVE_DRAIN);
+		return;
+	}
+	if (c->fd >= 0)
+		sock_filter_detach(c->fd);
+	restore_finish(s, c, true);
+}
+
+/* As it was; and once more later, if somebody asked for it. */
+static void local_stay(struct slow *s, struct conn *c)
+{
+	c->settle = LEAVE_NOT;
+	c->again = true;
+	c->leave_again_ns = s->now_ns + LOCAL_AGAIN_NS;
+	leave_install(s, c, &c->frozen);
+	conn_progress(s, c);
+}
+
+/* Nothing of the memory is needed any more when this returns. */
+static void local_restore(struct slow *s, struct conn *c, struct conn *p)
+{
+	int rc;
+
+	if (local_must_stay(c, p) || local_must_stay(p, c)) {
+		local_stay(s, c);
+		if (p)
+			local_stay(s, p);
+		local_look(s, c);
+		return;
+	}
+	rc = local_write_back(c, p);
+	if (!rc && p)
+		rc = local_write_back(p, c);
+	if (rc) { /* the connection has ended meanwhile, or there is no memory: as the kernel socket says */
+		log_warn("pid %d, descriptor %d: bytes could not be given back to Linux: %s", (int)c->app->pid,
+			 c->app_fd, strerror(-rc));
+	}
+	if (p)
+		local_finish(s, p);
+	local_finish(s, c);
+}
+
+void local_frozen(struct slow *s, struct conn *c)
+{
+	struct conn *p = local_other(s, c);
+
+	c->settle = LEAVE_PAIR;
+	if (p && p->state == CONN_LEAVING && p->settle != LEAVE_PAIR)
+		return; /* its turn will come */
+	if (p && p->state != CONN_LEAVING) { /* it has failed, or is being removed: this one hears of it as a flow */
+		local_stay(s, c);
+		return;
+	}
+	if (restore_is_busy(c) || (p && restore_is_busy(p)))
+		restore_settle(s, c, LEAVE_PAIR);
+	else
+		local_restore(s, c, p);
+}
+
+/* It goes on as a flow, and hears there that the other end has failed. */
+void local_failed(struct slow *s, struct conn *c)
+{
+	struct conn *p = local_other(s, c);
+
+	if (p && p->state == CONN_LEAVING && p->settle == LEAVE_PAIR)
+		local_stay(s, p);
+}
+
+bool local_settle(struct slow *s, struct conn *c, bool late)
+{
+	struct conn *p = local_other(s, c);
+
+	if (c->settle == LEAVE_DRAIN) {
+		local_finish(s, c);
+		return false;
+	}
+	if (p && p->state == CONN_LEAVING && p->settle != LEAVE_PAIR)
+		return false;
+	if (!late && (restore_is_busy(c) || (p && restore_is_busy(p))))
+		return false;
+	local_restore(s, c, p);
+	return true;
+}
