@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # What tapas does, shown on two hosts that are network namespaces of this machine: Linux's firewall decides, the
-# service carries the bytes, and nothing is left behind. Needs root; takes about a minute.
+# service carries the bytes, between the hosts and within one, and nothing is left behind. Needs root; takes about a minute.
 #   demo.sh        BUILD=DIR: where tapasd and tapas are (default: build/ of this tree)
-#                  DEMO_LOCAL=yes: also connections within one host
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 BUILD=${BUILD:-$here/../build}
@@ -14,7 +13,7 @@ L=tapasdemo${id}l K=tapasdemo${id}k     # the same two without the service, to c
 NET=10.78.1
 SERVER=$NET.1 GOOD=$NET.2 BAD=$NET.3
 ROUNDS=${ROUNDS:-3} REQUESTS=${REQUESTS:-100000}
-DEMO_LOCAL=${DEMO_LOCAL:-no} LOCAL_ROUNDS=2 LOCAL_REQUESTS=$((REQUESTS / 2)) LOCAL_PORT=6380
+LOCAL_ROUNDS=2 LOCAL_REQUESTS=$((REQUESTS / 2)) LOCAL_PORT=6380
 tmp=$(mktemp -d /tmp/tapas-demo.XXXXXX)
 chmod 755 "$tmp"
 export TAPAS_SOCKET=$tmp/tapasd.sock
@@ -301,12 +300,10 @@ step "6. A rule that appears on a live connection"
 pings "$C" $GOOD $SERVER 6379
 rule_bites MUTED tcp dport 6379 drop
 
-if [ "$DEMO_LOCAL" = yes ]; then
-	step "Within one host: redis and redis-benchmark on 127.0.0.1, $LOCAL_REQUESTS requests, in turn"
-	within_one_host
-fi
+step "7. Within one host: redis and redis-benchmark on 127.0.0.1, $LOCAL_REQUESTS requests, in turn"
+within_one_host
 
-step "7. Exclusive mode: Linux's interface is the TAP; ARP and handshakes pass it"
+step "8. Exclusive mode: Linux's interface is the TAP; ARP and handshakes pass it"
 for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/null; done
 stop "$service"
 sleep 0.3
@@ -334,7 +331,7 @@ read -r a b <<<"$(bench "$K" $SERVER 6379 "$REQUESTS")"
 read -r c d <<<"$(bench "$C" $SERVER 6379 "$REQUESTS")"
 say "  redis-benchmark once more: Linux SET ${a:-?} GET ${b:-?}, tapas in exclusive mode SET ${c:-?} GET ${d:-?} requests/s"
 
-step "8. Stop"
+step "9. Stop"
 for p in $(ip netns pids "$S"); do [ "$p" = "$service" ] || kill "$p" 2>/dev/null; done
 sleep 0.2
 show "systemctl stop tapasd       (here: SIGTERM)"
