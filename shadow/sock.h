@@ -10,9 +10,9 @@
 
 struct sock_diag {
 	uint64_t cookie;
-	uint32_t inode; /* 0: no process holds it */
-	uint8_t state;  /* TCP_ESTABLISHED... */
-	bool md5;       /* has TCP-MD5 keys */
+	uint32_t inode;  /* 0: no process holds it */
+	uint8_t state;   /* TCP_ESTABLISHED... */
+	bool md5;        /* has TCP-MD5 keys */
 	uint32_t unread; /* bytes in its receive queue */
 };
 

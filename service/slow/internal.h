@@ -51,11 +51,11 @@ struct leave_for {
 
 enum leave_settle {
 	LEAVE_NOT,
-	LEAVE_BUSY, /* a shutdown() of the application's to end */
-	LEAVE_MARK, /* exclusive mode: the TAP to be read up to the mark */
-	LEAVE_FIN,  /* Linux to have the peer's FIN, before it is let go */
-	LEAVE_ACK,  /* Linux to have an acknowledgement, before it is let go */
-	LEAVE_FINS, /* Linux to have both FINs, after */
+	LEAVE_BUSY,  /* a shutdown() of the application's to end */
+	LEAVE_MARK,  /* exclusive mode: the TAP to be read up to the mark */
+	LEAVE_FIN,   /* Linux to have the peer's FIN, before it is let go */
+	LEAVE_ACK,   /* Linux to have an acknowledgement, before it is let go */
+	LEAVE_FINS,  /* Linux to have both FINs, after */
 	LEAVE_PAIR,  /* local: the other end to be frozen, too, and as LEAVE_BUSY */
 	LEAVE_DRAIN, /* local: room in its socket for what the program has written */
 };
@@ -375,7 +375,7 @@ void local_release_all(struct slow *s, uint32_t reason);
 /* local_leave.c */
 int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason); /* as leave_begin() */
 void local_frozen(struct slow *s, struct conn *c);
-void local_failed(struct slow *s, struct conn *c); /* instead */
+void local_failed(struct slow *s, struct conn *c);            /* instead */
 bool local_settle(struct slow *s, struct conn *c, bool late); /* true: connections may have been freed */
 
 /* demand.c: XDP is attached while there are connections in the table */

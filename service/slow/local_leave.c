@@ -225,7 +225,7 @@ void local_frozen(struct slow *s, struct conn *c)
 
 	c->settle = LEAVE_PAIR;
 	if (p && p->state == CONN_LEAVING && p->settle != LEAVE_PAIR)
-		return; /* its turn will come */
+		return;                      /* its turn will come */
 	if (p && p->state != CONN_LEAVING) { /* it has failed, or is being removed: this one hears of it as a flow */
 		local_stay(s, c);
 		return;
