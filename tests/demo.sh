@@ -232,7 +232,7 @@ rule_bites() {
 		/^[0-9]/ { if ($1 <= g - 0.001) last = $1; else if (!first) first = $1; n++ }
 		/^same/ { same = 1 }
 		END {
-			quiet = last - d < 0.1
+			quiet = last && last - d < 0.1
 			printf "%s last answer %.1f ms after the rule, then silence both ways (%s)\n", quiet ? "ok" : "NO", (last - d) * 1e3, "Linux would drop it, so does tapas"
 			printf "%s first answer %.0f ms after its removal, on the same connection\n", first && same ? "ok" : "NO", (first - g) * 1e3
 		}' "$tmp/pings" >"$tmp/verdict"
