@@ -134,7 +134,7 @@ fuzz: $(FUZZERS)
 
 # helpers of the network tests and the bench
 LOWLEVEL := $(BUILD)/tests/net/lowlevel # stands on libtapas
-TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c) tests/bench/kpeer.c) $(BUILD)/tests/bench/xload
+TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c tests/bench/*.c)) $(BUILD)/tests/bench/xload
 $(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
@@ -144,7 +144,7 @@ $(LOWLEVEL): tests/net/lowlevel.c $(BUILD)/libtapas.so $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libtapas.so '-Wl,-rpath,$$ORIGIN/../..'
-$(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flags
+$(BUILD)/tests/bench/%: tests/bench/%.c tests/bench/hist.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
