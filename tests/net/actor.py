@@ -134,7 +134,7 @@ def source(s, seed, path, piece=16384):
     sent = 0
     while True:
         sent += s.send(stream(seed, sent, piece))
-        struct.pack_into("=Q", told, 0, sent)
+        told[:] = struct.pack("=Q", sent)  # one copy: a reader never sees half of it
 
 
 def wait_unread(s, n, seconds=5.0):
