@@ -76,11 +76,22 @@ class Connection:
         self.port = self.at_server("%s.getsockname()[1]" % self.server)
         self.client_port = self.at_client("%s.getsockname()[1]" % self.client)
 
-    def exchange(self, n=64):
-        self.at_client("%s.sendall(b'x' * %d)" % (self.client, n))
-        assert self.at_server("take_any(%s, %d)" % (self.server, n)) == n
-        self.at_server("%s.sendall(b'y' * %d)" % (self.server, n))
-        assert self.at_client("take_any(%s, %d)" % (self.client, n)) == n
+    def exchange(self, n=64, crossed=False):
+        """Bytes there and back; crossed: on their way at the same time."""
+        order = "%s.sendall(b'x' * %d)", "take_any(%s, %d)"
+        client, server = ([(who, text % (sock, n)) for text in order]
+                          for who, sock in ((self.at_client, self.client), (self.at_server, self.server)))
+        for who, text in (client[0], server[0], client[1], server[1]) if crossed else (
+                client[0], server[1], server[0], client[1]):
+            assert who(text) in (None, n)
+
+    def speak(self, at, n=3000):
+        """One end sends, the other one is silent."""
+        ends = [(self.at_client, self.client), (self.at_server, self.server)]
+        if at is not ends[0][0]:
+            ends.reverse()
+        ends[0][0]("%s.sendall(b'z' * %d)" % (ends[0][1], n))
+        assert ends[1][0]("take_any(%s, %d)" % (ends[1][1], n)) == n
 
     def flows(self):
         """The service's rows of its two ends, the server's first."""
@@ -102,7 +113,7 @@ class Connection:
             return
 
         def fast():
-            self.exchange()
+            self.exchange(crossed=True)
             return len(self.flows()) == 2
 
         wait_for(fast, timeout, "both ends FAST: %s" % self.lab.flows())
