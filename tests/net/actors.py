@@ -113,7 +113,7 @@ class Connection:
             return
 
         def fast():
-            self.exchange(crossed=True)
+            self.exchange()
             return len(self.flows()) == 2
 
         wait_for(fast, timeout, "both ends FAST: %s" % self.lab.flows())

@@ -2,6 +2,7 @@
 """Local connections whose ends, or whose service, die, stand still, fork, execute or pass them on, and the
 administrator's hand in them: at any moment, without a byte lost or changed that Linux would have delivered."""
 import errno
+import itertools
 import os
 import random
 import signal
@@ -238,7 +239,8 @@ class Conversation(test_firewall.Conversation):
         self.speaking(time.monotonic())
 
     def listen(self, proc, heard, name):
-        for line in proc.stdout:
+        # its first words may have come with the one that it is ready
+        for line in itertools.chain(proc.head.encode().splitlines(), proc.stdout):
             f = line.decode().split()
             if f[0] == "R" and f[2:] and f[2] != "eof":
                 heard.append((float(f[1]), bytes.fromhex(f[2])))
