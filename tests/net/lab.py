@@ -249,7 +249,7 @@ def run_prefix(where=BUILD):
 
 
 class Lab:
-    """mode: "plain" (no service), "shared" or "exclusive".
+    """mode: "plain" (no service), "shared", "exclusive", or "local-only" (a service without an interface).
 
     With TAPAS_PLAIN=1 in the environment every lab is plain and what only the service can show is not asked:
     the rest of a test then says what Linux alone does, which is what it must be with the service too.
@@ -263,7 +263,7 @@ class Lab:
         self.addr = "10.77.%d.1" % self.n
         self.sources = ["10.77.%d.2" % self.n, "10.77.%d.3" % self.n]
         self.config = dict(config or {})
-        self.service_flags = ["-d"]
+        self.service_flags = ["-d", "--local-only"] if mode == "local-only" else ["-d"]
         self.procs = []
         self.hosts = []
         self.service = None
@@ -327,6 +327,8 @@ class Lab:
             "adopt": {"exchanges": 1, "bytes": 1},
             "shadow": {"heartbeat_ms": 1000, "verdict_ms": 30},
         }
+        if self.mode == "local-only":
+            del sections["service"]["interface"], sections["service"]["mode"]
         if self.mode == "exclusive":
             sections["exclusive"] = {"tap": "tapas0", "address": self.addr + "/24"}
         for add in (self.config, extra or {}):

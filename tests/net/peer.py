@@ -2,7 +2,8 @@
 """Small server programs that the tests run accelerated: peer.py MODE PORT [ARG].
 
 echo PORT          echoes on any number of connections (epoll)
-ticker PORT MS     sends an 8-byte counter every MS, and says on standard output when and what it receives
+ticker PORT MS [ADDRESS]  sends an 8-byte counter every MS, and says on standard output when and what it receives; with
+                   an address as a client
 source PORT BYTES  sends a known stream on each connection and says how much send() took
 fill PORT          echoes until "fill"; then sends as much of the known stream as is taken at once, says how much, and ends
 late PORT          echoes until "end"; then sends FIN, waits for a line on standard input and only then reads the rest
@@ -80,10 +81,14 @@ def echo(port):
                 end(s)
 
 
-def ticker(port, ms):
-    lis = listen(port)
-    say("ready")
-    s, _ = lis.accept()
+def ticker(port, ms, address=None):
+    if address:
+        s = socket.create_connection((address, port))
+        say("ready", s.getsockname()[1])
+    else:
+        lis = listen(port)
+        say("ready")
+        s, _ = lis.accept()
     s.setblocking(False)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sel = selectors.DefaultSelector()
@@ -182,7 +187,7 @@ if __name__ == "__main__":
     if mode == "echo":
         echo(port)
     elif mode == "ticker":
-        ticker(port, float(sys.argv[3]))
+        ticker(port, float(sys.argv[3]), *sys.argv[4:])
     elif mode == "source":
         source(port, int(sys.argv[3]))
     elif mode == "fill":

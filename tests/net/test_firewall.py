@@ -159,10 +159,10 @@ class Conversation:
     def last(self):
         return max(t for t, _ in self.at_client), max(t for t, _ in self.at_server)
 
-    def silent_since(self, t):
-        """Neither side heard anything after t."""
-        late = [("client", x - t, len(d)) for x, d in self.at_client if x > t]
-        late += [("server", x - t, len(d)) for x, d in self.at_server if x > t]
+    def silent_since(self, t, sides=("client", "server")):
+        """Neither side, or not this one, heard anything after t."""
+        heard = {"client": self.at_client, "server": self.at_server}
+        late = [(side, x - t, len(d)) for side in sides for x, d in list(heard[side]) if x > t]
         assert not late, "heard after the rule: %s" % late[:5]
 
     def speaking(self, since, timeout=10.0):

@@ -14,7 +14,7 @@ import lab as labs
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "posix"))
 import compare  # noqa: E402
 
-MODES = ["shared", "exclusive"] if labs.FULL else ["shared"]
+MODES = ["shared", "exclusive", "local", "local-only"] if labs.FULL else ["shared", "local"]
 CASES = compare.list_cases()
 _results = {}
 
@@ -28,7 +28,7 @@ def results(request):
     def get(mode):
         if mode not in _results:
             cases = [c for c in CASES if c.name in wanted] or CASES
-            found, counters = compare.compare(cases, "plain" if labs.PLAIN else mode)
+            found, counters = compare.compare(cases, mode)
             _results[mode] = ({c.case.name: c for c in found}, counters)
         return _results[mode]
 
@@ -47,11 +47,11 @@ def test_there_are_enough():
 def test_same(results, mode, case):
     c = results(mode)[0][case]
     wrong = c.failures()
-    known = compare.known().get(case) if not labs.PLAIN else None
+    known = compare.known(mode).get(case) if not labs.PLAIN else None
     if known and wrong:
         pytest.xfail(known)
     if known:
-        pytest.fail("%s agrees with Linux: take it out of tests/posix/known.txt" % case, pytrace=False)
+        pytest.fail("%s agrees with Linux: take it out of the known ones of mode %s" % (case, mode), pytrace=False)
     if wrong:
         pytest.fail("\n".join([c.case.name + ": " + c.case.text, *wrong, *c.tapas.messages]), pytrace=False)
 
@@ -61,4 +61,4 @@ def test_same(results, mode, case):
 def test_service_agrees(results, mode):
     """The service's counters say at least what the cases prove."""
     found, counters = results(mode)
-    compare.check_counters(found.values(), counters)
+    compare.check_counters(found.values(), counters, mode)
