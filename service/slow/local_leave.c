@@ -146,7 +146,8 @@ static int local_write_back(struct conn *c, struct conn *p)
 
 	if (!n)
 		return 0;
-	if (p && p->fd >= 0) { /* written past the library, after all this */
+	/* what is in its queue was sent before all this; or, if it had seen the end of that, past the peer's library, after */
+	if (p && p->fd >= 0 && p->frozen.opts & IPC_OPT_DRAINED) {
 		got = sock_local_strays(p->fd, &strays);
 		if (got > 0)
 			v[n++] = (struct iovec){strays, (size_t)got};
