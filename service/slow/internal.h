@@ -281,6 +281,7 @@ void conn_abort(struct slow *s, struct conn *c, uint32_t error);
 void conn_remove(struct slow *s, struct conn *c); /* FAST -> REMOVING */
 /* Nobody has the descriptor any more: by Linux's word while its socket lives, then by the library's. */
 bool conn_is_let_go(const struct conn *c);
+bool conn_slots_are_let_go(const struct conn *c); /* the library's word, or the end of its process */
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
 void conn_sweep(struct slow *s);                                /* once a second */
 struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */

@@ -191,7 +191,10 @@ void local_offer(struct slow *s, struct conn *c)
 
 void local_sweep(struct slow *s, struct conn *c)
 {
-	if (c->again)
+	/* a library may not have been able to say so: its messages do not wait for room */
+	if (!c->orphan && conn_slots_are_let_go(c))
+		local_look(s, c);
+	else if (c->again)
 		leave_begin(s, c, -1, c->leave_reason);
 	else if (c->peer == SLOW_NONE && !c->failed && s->now_ns - c->closed_ns > LOCAL_ALONE_NS)
 		leave_begin(s, c, -1, IPC_REASON_PEER);
