@@ -29,8 +29,8 @@ LDFLAGS += $(SANFLAGS) -pthread
 BPF_SRC := service/nic/steer.bpf.c
 SERVICE_SRC := $(filter-out %.bpf.c service/base/image.c,$(wildcard service/*.c service/base/*.c service/ipc/*.c service/wire/*.c \
 	service/loop/*.c shadow/*.c service/nic/*.c service/tcp/*.c service/fast/*.c service/offload/*.c service/slow/*.c))
-CLI_SRC := $(wildcard service/cli/*.c) service/base/image.c service/ipc/msg.c service/ipc/reason.c
-SHARED_SRC := service/ipc/msg.c service/ipc/reason.c service/ipc/record.c
+CLI_SRC := $(wildcard service/cli/*.c) service/base/image.c service/ipc/msg.c service/ipc/place.c service/ipc/reason.c
+SHARED_SRC := service/ipc/msg.c service/ipc/place.c service/ipc/reason.c service/ipc/record.c
 LIB_SRC := preload/core.c preload/stream.c preload/user.c $(wildcard preload/api*.c) $(SHARED_SRC)
 PRELOAD_SRC := $(filter-out preload/api%.c,$(wildcard preload/*.c)) service/base/image.c $(SHARED_SRC)
 
@@ -134,7 +134,7 @@ fuzz: $(FUZZERS)
 
 # helpers of the network tests and the bench
 LOWLEVEL := $(BUILD)/tests/net/lowlevel # stands on libtapas
-TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c) tests/bench/kpeer.c) $(BUILD)/tests/bench/xload
+TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/net/*.c tests/bench/*.c)) $(BUILD)/tests/bench/xload
 $(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
@@ -144,7 +144,7 @@ $(LOWLEVEL): tests/net/lowlevel.c $(BUILD)/libtapas.so $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libtapas.so '-Wl,-rpath,$$ORIGIN/../..'
-$(BUILD)/tests/bench/kpeer: tests/bench/kpeer.c tests/bench/hist.h $(BUILD)/flags
+$(BUILD)/tests/bench/%: tests/bench/%.c tests/bench/hist.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
@@ -259,11 +259,12 @@ bench: setup
 
 LIBDIR ?= $(PREFIX)/lib
 MANDIR ?= $(PREFIX)/share/man
+USERUNITDIR ?= $(PREFIX)/lib/systemd/user
 UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/lib,$(PREFIX)/lib)/systemd/system
 install: all
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/include \
 		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8 \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)/etc/tapas
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(USERUNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)/etc/tapas
 	install -m 755 $(BUILD)/tapasd $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(BUILD)/tapas $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(BUILD)/libtapas.so $(DESTDIR)$(LIBDIR)/libtapas.so.1
@@ -272,6 +273,7 @@ install: all
 	install -m 644 preload/tapas.h $(DESTDIR)$(PREFIX)/include/
 	for m in $(MAN); do install -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/ || exit 1; done
 	sed 's,@SBINDIR@,$(PREFIX)/sbin,' systemd/tapasd.service > $(DESTDIR)$(UNITDIR)/tapasd.service
+	sed 's,@SBINDIR@,$(PREFIX)/sbin,' systemd/tapas-local.service > $(DESTDIR)$(USERUNITDIR)/tapas-local.service
 	install -m 644 systemd/tapas.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapas.conf
 	install -m 644 systemd/tapas.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapas.conf
 	test -e $(DESTDIR)/etc/tapas/tapas.conf || install -m 644 conf/tapas.conf $(DESTDIR)/etc/tapas/
@@ -279,7 +281,8 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/tapasd $(DESTDIR)$(PREFIX)/bin/tapas $(DESTDIR)$(LIBDIR)/libtapas.so \
 		$(DESTDIR)$(LIBDIR)/libtapas.so.1 $(DESTDIR)$(LIBDIR)/libtapas-preload.so $(DESTDIR)$(PREFIX)/include/tapas.h \
 		$(foreach m,$(MAN),$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
-		$(DESTDIR)$(UNITDIR)/tapasd.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapas.conf \
+		$(DESTDIR)$(UNITDIR)/tapasd.service $(DESTDIR)$(USERUNITDIR)/tapas-local.service \
+		$(DESTDIR)$(PREFIX)/lib/sysusers.d/tapas.conf \
 		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapas.conf
 
 FORCE:

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -23,10 +24,12 @@ static struct core *api_core_get(void)
 {
 	/* pairs with the release below */
 	struct core *c = atomic_load_explicit(&api_core, memory_order_acquire), *fresh = NULL;
+	struct ipc_places places;
 
 	if (c && !core_check(c))
 		return c;
-	if (core_open(NULL, &fresh))
+	ipc_places_find(&places, getauxval(AT_SECURE) != 0);
+	if (core_open(&places, &fresh))
 		return NULL;
 	if (!atomic_compare_exchange_strong_explicit(&api_core, &c, fresh, memory_order_acq_rel,
 						     memory_order_acquire)) {

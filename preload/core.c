@@ -17,7 +17,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -191,8 +190,9 @@ static int core_hello(struct core *c)
 	return err;
 }
 
-int core_open(const char *path, struct core **out)
+int core_open(const struct ipc_places *places, struct core **out)
 {
+	const struct ipc_place *where;
 	struct core *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int err, sock;
 
@@ -201,7 +201,7 @@ int core_open(const char *path, struct core **out)
 	for (int i = 0; i < IPC_CONTEXTS; i++)
 		atomic_init(&c->context[i].fd, -1);
 	c->doorbell = c->news = -1;
-	sock = ipc_connect(path ? path : ipc_socket_path(getauxval(AT_SECURE) != 0));
+	sock = ipc_places_connect(places, &where);
 	if (sock < 0) {
 		munmap(c, sizeof(*c));
 		return sock;

@@ -17,6 +17,7 @@
 
 #include "preload/lock.h"
 #include "service/ipc/abi.h"
+#include "service/ipc/place.h"
 
 /* When a connection is worth adopting. */
 struct core_policy {
@@ -55,10 +56,10 @@ struct core {
 extern void (*core_fd_hook)(int fd, bool own);
 
 /*
- * Connect, say HELLO, map. @path: NULL for the default. Blocks for at most a second.
- * Returns 0 or -errno: -ENOENT, -ECONNREFUSED: no service; -EACCES: not permitted.
+ * Connect to the first of @places that answers, say HELLO, map. Blocks for at most a second.
+ * Returns 0 or -errno: -ENOENT, -ECONNREFUSED: no service; -EACCES, -EPERM: not permitted.
  */
-int core_open(const char *path, struct core **out);
+int core_open(const struct ipc_places *places, struct core **out);
 /* Mark it dead and close the control socket; the mappings stay. */
 void core_kill(struct core *c);
 /* Look at the control socket without blocking: has the service gone? Returns true if dead. */

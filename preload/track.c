@@ -19,12 +19,11 @@
 #include "preload/user.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
-#include "service/ipc/msg.h"
 
 #define RETRY_NS (2 * NS_PER_S) /* between attempts to reach the service */
 
 _Atomic(struct core *) sock_core;
-static char service_path[108]; /* written once */
+static struct ipc_places service_places; /* written once */
 bool sock_verbose;
 _Atomic bool sock_stay;
 
@@ -53,11 +52,10 @@ static void forked(void)
 
 static void service_init(void)
 {
-	const char *v = getenv("TAPAS_VERBOSE"), *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
+	const char *v = getenv("TAPAS_VERBOSE");
 
 	/* kept: servers such as nginx wipe the environment before their workers get here */
-	if (strlen(path) < sizeof(service_path))
-		strcpy(service_path, path);
+	ipc_places_find(&service_places, getauxval(AT_SECURE) != 0);
 	sock_verbose = v && *v && *v != '0';
 	core_fd_hook = own_fd;
 	fd_start();
@@ -137,7 +135,7 @@ struct core *sock_service(void)
 
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 		c = NULL;
-		err = core_open(service_path, &c);
+		err = core_open(&service_places, &c);
 		if (err < 0)
 			c = NULL;
 		atomic_store_explicit(&service_slow, err == -ETIMEDOUT || err == -EINTR, memory_order_relaxed);

@@ -15,6 +15,7 @@
 static json_t *admin_status(const struct admin *a)
 {
 	const struct nic_info *nic = nic_get_info(a->nic);
+	bool none = a->config->local_only;
 	struct slow_totals t;
 	json_t *threads = json_array();
 
@@ -25,9 +26,19 @@ static json_t *admin_status(const struct admin *a)
 	return json_pack(
 		"{s:s, s:i, s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:o}",
 		"version", TAPAS_VERSION, "pid", (int)getpid(), "interface", nic->name, "mode",
-		a->config->exclusive ? "exclusive" : "shared", "xdp", nic->native ? "native" : "generic", "attach",
-		nic->on_demand ? "demand" : "always", "attached", nic_attachment(a->nic) == NIC_ATTACHED, "egress",
-		nic_attachment(a->nic) != NIC_BARE, "zerocopy", nic->zerocopy, "uptime_s",
+		none                   ? "local"
+		: a->config->exclusive ? "exclusive"
+				       : "shared",
+		"xdp",
+		none          ? "none"
+		: nic->native ? "native"
+			      : "generic",
+		"attach",
+		none             ? "never"
+		: nic->on_demand ? "demand"
+				 : "always",
+		"attached", !none && nic_attachment(a->nic) == NIC_ATTACHED, "egress",
+		!none && nic_attachment(a->nic) != NIC_BARE, "zerocopy", nic->zerocopy, "uptime_s",
 		(json_int_t)((clock_now_ns() - a->start_ns) / NS_PER_S), "flows", "fast", (int)t.fast, "adopting",
 		(int)t.adopting, "closing", (int)t.closing, "time_wait", (int)t.time_wait, "muted", (int)t.muted, "max",
 		(int)a->config->max_flows, "apps", (int)t.apps, "listeners", (int)t.listeners, "threads", threads);

@@ -32,6 +32,7 @@ struct key {
 
 static const struct key keys[] = {
 	{"service", "interface", KEY_TEXT, AT(interface), 0, 0, "the name of a network interface (see ip link)"},
+	{"service", "local_only", KEY_BOOL, AT(local_only), 0, 0, "yes or no"},
 	{"service", "mode", KEY_MODE, AT(exclusive), 0, 0, "shared or exclusive"},
 	{"service", "socket", KEY_TEXT, AT(socket), 0, 0, "the path of the control socket"},
 	{"service", "local", KEY_BOOL, AT(local), 0, 0, "yes or no"},
@@ -378,8 +379,9 @@ static bool power_of_two(uint32_t v)
 
 int config_check(const struct config *c)
 {
-	if (!c->interface[0])
-		return check_fail("no interface: set interface= in the [service] section of tapas.conf, or give -i");
+	if (!c->interface[0] && !c->local_only)
+		return check_fail("no interface: set interface= in the [service] section of tapas.conf, or give -i, or "
+				  "--local-only");
 	if (!power_of_two(c->rx_buffer) || !power_of_two(c->tx_buffer))
 		return check_fail("[service] rx_buffer and tx_buffer must be powers of two, such as 64K");
 	if (!power_of_two(c->frames))

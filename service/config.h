@@ -21,6 +21,7 @@ struct config_port {
 
 struct config {
 	/* [service] */
+	bool local_only; /* connections within the host alone: no interface */
 	char interface[16];
 	bool exclusive; /* mode = shared | exclusive */
 	char socket[108];

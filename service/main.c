@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,12 +20,13 @@
 #include "service/base/clock.h"
 #include "service/base/closer.h"
 #include "service/base/log.h"
-#include "service/base/version.h"
 #include "service/config.h"
 #include "service/fast/fast.h"
 #include "service/ipc/abi.h"
 #include "service/loop/loop.h"
 #include "service/nic/nic.h"
+#include "service/options.h"
+#include "service/runtime.h"
 #include "service/sandbox.h"
 #include "service/slow/slow.h"
 #include "shadow/shadow.h"
@@ -48,75 +48,12 @@ struct service {
 	struct ipc_page *page;
 	int page_fd;
 	struct admin admin;
+	bool has_runtime; /* runtime_open() has succeeded */
 	bool stopping;
 	uint64_t stop_ns;
 	int stop_timer;
 	char why[256];
 };
-
-static const char usage[] = "usage: tapasd [-c FILE] [-i INTERFACE] [-n] [-d] [-h] [-V]\n"
-			    "  -c FILE       configuration (default " CONFIG_PATH ", if it exists)\n"
-			    "  -i INTERFACE  interface to accelerate; overrides the configuration\n"
-			    "  -n            print the effective configuration and exit\n"
-			    "  -d            log each connection's changes of state\n"
-			    "  -h            this help\n"
-			    "  -V            version\n"
-			    "See tapasd(8) and tapas.conf(5).\n";
-
-/* 0: go on; else exit with the value - 1. */
-static int main_options(int argc, char **argv, struct config *cfg)
-{
-	const char *file = NULL, *interface = NULL;
-	bool print = false, debug = false;
-	int o, rc;
-
-	while ((o = getopt(argc, argv, "c:i:ndhV")) != -1) {
-		switch (o) {
-		case 'c':
-			file = optarg;
-			break;
-		case 'i':
-			interface = optarg;
-			break;
-		case 'n':
-			print = true;
-			break;
-		case 'd':
-			debug = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 1;
-		case 'V':
-			puts("tapasd " TAPAS_VERSION);
-			return 1;
-		default:
-			fputs(usage, stderr);
-			return 3;
-		}
-	}
-	if (optind < argc) {
-		fputs(usage, stderr);
-		return 3;
-	}
-	config_default(cfg);
-	rc = config_read(cfg, file ? file : CONFIG_PATH);
-	if (rc == -ENOENT && file)
-		fprintf(stderr, "tapasd: %s: no such file: give the configuration's path after -c\n", file);
-	if (rc && !(rc == -ENOENT && !file))
-		return 2;
-	if (interface)
-		snprintf(cfg->interface, sizeof cfg->interface, "%s", interface);
-	if (debug)
-		cfg->log_level = LOG_LEVEL_DEBUG;
-	if (config_check(cfg))
-		return 2;
-	if (print) {
-		config_print(cfg, stdout);
-		return 1;
-	}
-	return 0;
-}
 
 /* The page that applications may read: sealed against their writing, mapped writable here only. */
 static int main_page(struct service *sv)
@@ -197,15 +134,31 @@ static int main_open_fast(struct service *sv)
 	return rc;
 }
 
-/*
- * The TAP must exist before the NIC's programs (they redirect to it), the fast threads need
- * the NIC's ports, the slow path needs the fast path, and the TAP's frames go to the slow
- * path: so the TAP is opened first and read last, with the slow path set in between.
- */
-static int main_open(struct service *sv)
+static int main_open_loop(struct service *sv)
+{
+	int rc = loop_open(LOOP_REQUESTS, &sv->loop);
+
+	if (rc == -ENOMEM)
+		snprintf(sv->why, sizeof sv->why,
+			 "io_uring: no memory: raise the limit of locked memory (ulimit -l 1024)");
+	else if (rc == -EPERM)
+		snprintf(sv->why, sizeof sv->why,
+			 "io_uring is not permitted here: set kernel.io_uring_disabled=0 (sysctl), or be in its group");
+	else if (rc)
+		snprintf(sv->why, sizeof sv->why,
+			 "io_uring: %s: Linux 5.19 or later with kernel.io_uring_disabled=0 is needed", strerror(-rc));
+	if (rc)
+		return rc;
+	rc = main_page(sv);
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "shared memory: %s", strerror(-rc));
+	return rc;
+}
+
+/* The TAP must exist before the NIC's programs, which redirect to it. */
+static int main_open_wire(struct service *sv)
 {
 	struct nic_info info;
-	struct slow_env env;
 	int rc = nic_probe(sv->config.interface, &info);
 
 	if (rc) {
@@ -214,20 +167,58 @@ static int main_open(struct service *sv)
 			 sv->config.interface, strerror(-rc));
 		return rc;
 	}
-	rc = loop_open(LOOP_REQUESTS, &sv->loop);
-	if (rc) {
-		snprintf(sv->why, sizeof sv->why,
-			 "io_uring: %s: Linux 5.19 or later with kernel.io_uring_disabled=0 is needed", strerror(-rc));
-		return rc;
-	}
-	rc = main_page(sv);
-	if (rc) {
-		snprintf(sv->why, sizeof sv->why, "shared memory: %s", strerror(-rc));
-		return rc;
-	}
 	rc = main_open_tap(sv, &info);
+	return rc ? rc : main_open_nic(sv, tap_ifindex(sv->tap));
+}
+
+static int main_open_no_wire(struct service *sv)
+{
+	int rc = runtime_open(&sv->config, sv->why, sizeof sv->why);
+
+	if (rc)
+		return rc;
+	sv->has_runtime = true;
+	rc = nic_open_none(&sv->nic);
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "no memory");
+	return rc;
+}
+
+static int main_open_watch(struct service *sv)
+{
+	int rc = sv->config.local_only ? watch_open_local(sv->loop, slow_from_watch, sv->slow, &sv->watch)
+				       : watch_open(sv->loop, slow_from_watch, sv->slow, &sv->watch);
+
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "netlink notifications: %s", strerror(-rc));
+	else
+		slow_set_watch(sv->slow, sv->watch);
+	return rc;
+}
+
+static int main_start_tap(struct service *sv)
+{
+	int rc;
+
+	tap_set_receiver(sv->tap, slow_from_tap, sv->slow);
+	rc = tap_start(sv->tap);
+	if (rc)
+		snprintf(sv->why, sizeof sv->why, "reading the TAP: %s", strerror(-rc));
+	return rc;
+}
+
+/*
+ * The fast threads need the NIC's ports, the slow path needs the fast path, and the TAP's frames go to the slow
+ * path: so the TAP is opened first and read last, with the slow path set in between. With local_only there is no TAP,
+ * and a NIC that never has a frame.
+ */
+static int main_open(struct service *sv)
+{
+	struct slow_env env;
+	int rc = main_open_loop(sv);
+
 	if (!rc)
-		rc = main_open_nic(sv, tap_ifindex(sv->tap));
+		rc = sv->config.local_only ? main_open_no_wire(sv) : main_open_wire(sv);
 	if (!rc)
 		rc = main_open_fast(sv);
 	if (rc)
@@ -238,17 +229,8 @@ static int main_open(struct service *sv)
 		return rc;
 	sv->admin = (struct admin){&sv->config, sv->nic, sv->fast, sv->slow, clock_now_ns()};
 	slow_set_tap(sv->slow, sv->tap);
-	rc = watch_open(sv->loop, slow_from_watch, sv->slow, &sv->watch);
-	if (rc) {
-		snprintf(sv->why, sizeof sv->why, "netlink notifications: %s", strerror(-rc));
-		return rc;
-	}
-	slow_set_watch(sv->slow, sv->watch);
-	tap_set_receiver(sv->tap, slow_from_tap, sv->slow);
-	rc = tap_start(sv->tap);
-	if (rc)
-		snprintf(sv->why, sizeof sv->why, "reading the TAP: %s", strerror(-rc));
-	return rc;
+	rc = main_open_watch(sv);
+	return rc || !sv->tap ? rc : main_start_tap(sv);
 }
 
 /* Exclusive mode, orderly stop: the TAP goes, and Linux keeps its addresses, on the interface itself. */
@@ -271,6 +253,8 @@ static void main_close(struct service *sv)
 	if (sv->fast)
 		fast_stop(sv->fast);
 	slow_close(sv->slow);
+	if (sv->has_runtime)
+		runtime_close(&sv->config);
 	if (sv->watch)
 		watch_close(sv->watch);
 	if (sv->fast)
@@ -344,6 +328,21 @@ static void main_watchdog(void *ctx, uint64_t now_ns)
 	sd_notify(0, "WATCHDOG=1");
 }
 
+static void main_announce(const struct service *sv)
+{
+	if (!sv->config.local_only) {
+		log_info("%s: %s mode, %s XDP, %u queue%s; control socket %s", sv->config.interface,
+			 sv->config.exclusive ? "exclusive" : "shared",
+			 nic_get_info(sv->nic)->native ? "native" : "generic", fast_threads(sv->fast),
+			 fast_threads(sv->fast) == 1 ? "" : "s", sv->config.socket);
+		return;
+	}
+	log_info("connections within this host only; control socket %s", sv->config.socket);
+	if (!watch_sees_rules(sv->watch))
+		log_info("without privilege changes of firewall rules are not seen: they do not stop a connection that "
+			 "is FAST (tapas release --all does)");
+}
+
 static int main_serve(struct service *sv, const sigset_t *signals)
 {
 	uint64_t watchdog_us = 0;
@@ -351,7 +350,7 @@ static int main_serve(struct service *sv, const sigset_t *signals)
 
 	if (rc < 0)
 		return rc;
-	rc = sandbox_confine();
+	rc = sandbox_confine(sv->config.local_only);
 	if (rc)
 		log_warn("could not give up capabilities: %s", strerror(-rc));
 	rc = closer_open(); /* after the capabilities were given up: threads have their own */
@@ -363,9 +362,7 @@ static int main_serve(struct service *sv, const sigset_t *signals)
 	}
 	if (sd_watchdog_enabled(0, &watchdog_us) > 0)
 		loop_timer(sv->loop, 0, watchdog_us * NS_PER_US / 3, main_watchdog, sv);
-	log_info("%s: %s mode, %s XDP, %u queue%s; control socket %s", sv->config.interface,
-		 sv->config.exclusive ? "exclusive" : "shared", nic_get_info(sv->nic)->native ? "native" : "generic",
-		 fast_threads(sv->fast), fast_threads(sv->fast) == 1 ? "" : "s", sv->config.socket);
+	main_announce(sv);
 	sd_notify(0, "READY=1");
 	return loop_run(sv->loop);
 }
@@ -374,7 +371,7 @@ int main(int argc, char **argv)
 {
 	static struct service sv = {.page_fd = -1};
 	sigset_t signals;
-	int rc = main_options(argc, argv, &sv.config);
+	int rc = options_read(argc, argv, &sv.config);
 
 	if (rc)
 		return rc - 1;
@@ -383,6 +380,8 @@ int main(int argc, char **argv)
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
+	if (sv.config.local_only) /* the terminal that it was started from is closed */
+		sigaddset(&signals, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	sandbox_limits();
 	rc = main_open(&sv);

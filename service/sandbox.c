@@ -5,6 +5,7 @@
  *   CAP_BPF         updates of the map of flows where unprivileged bpf(2) is off
  *   CAP_SYS_PTRACE  pidfd_getfd of an application's socket, to make Linux speak for it or to give it back
  *   CAP_NET_BIND_SERVICE  giving back a connection whose local port is below 1024
+ * Connections within the host need CAP_SYS_PTRACE alone, and that only for those of other users.
  * The rest of the confinement (file system, devices, system calls) is the unit's, where systemd
  * does it before the process starts.
  */
@@ -35,9 +36,10 @@ int sandbox_limits(void)
 	return 0;
 }
 
-int sandbox_confine(void)
+int sandbox_confine(bool local_only)
 {
-	static const unsigned keep[] = {CAP_NET_ADMIN, CAP_BPF, CAP_SYS_PTRACE, CAP_NET_BIND_SERVICE};
+	static const unsigned keep[] = {CAP_SYS_PTRACE, CAP_NET_ADMIN, CAP_BPF, CAP_NET_BIND_SERVICE};
+	unsigned kept_caps = local_only ? 1 : ARRAY_SIZE(keep);
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -errno;
@@ -46,7 +48,7 @@ int sandbox_confine(void)
 	for (unsigned i = 0; i <= CAP_LAST_CAP; i++) {
 		bool kept = false;
 
-		for (unsigned k = 0; k < ARRAY_SIZE(keep); k++)
+		for (unsigned k = 0; k < kept_caps; k++)
 			kept |= keep[k] == i;
 		if (!kept)
 			capng_update(CAPNG_DROP, CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_INHERITABLE, i);

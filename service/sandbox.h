@@ -8,8 +8,10 @@
 #ifndef SERVICE_SANDBOX_H
 #define SERVICE_SANDBOX_H
 
+#include <stdbool.h>
+
 int sandbox_limits(void);
-/* 0 or -errno. */
-int sandbox_confine(void);
+/* @local_only: connections within the host alone. 0 or -errno. */
+int sandbox_confine(bool local_only);
 
 #endif

@@ -283,6 +283,12 @@ typedef void watch_fn(void *ctx, const struct watch_event *e);
 struct watch;
 /* libmnl sockets on nfnetlink (nftables, conntrack destroy) and rtnetlink groups. Returns 0 or -errno. */
 int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out);
+/*
+ * Addresses alone and, if permitted, rules: what connections within the host need. watch_sees_rules(): it was permitted,
+ * or there are none.
+ */
+int watch_open_local(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out);
+bool watch_sees_rules(const struct watch *w);
 void watch_close(struct watch *w);
 
 /* Is @a one of this host's own addresses (any interface)? Kept current by the watch. */

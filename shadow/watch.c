@@ -46,6 +46,7 @@ struct watch {
 	void *ctx;
 	struct watch_source source[SOURCES];
 	struct addresses local;
+	bool blind; /* not permitted to see changes of rules */
 };
 
 static void watch_tell(struct watch *w, const struct watch_event *e)
@@ -356,11 +357,28 @@ static int watch_source_open(struct watch *w, unsigned source, int bus, mnl_cb_t
 	return watch_subscribe(s, group, groups);
 }
 
+static void watch_source_close(struct watch_source *s)
+{
+	if (s->handle >= 0)
+		loop_unwatch(s->w->loop, s->handle);
+	if (s->nl)
+		mnl_socket_close(s->nl);
+	s->handle = -1;
+	s->nl = NULL;
+}
+
+static int watch_open_rules(struct watch *w)
+{
+	static const int rules[] = {NFNLGRP_NFTABLES};
+
+	return watch_source_open(w, SOURCE_RULES, NETLINK_NETFILTER, watch_rules_message, rules, ARRAY_SIZE(rules));
+}
+
 /* A kernel without netfilter has no rules that could change: that is not an error. */
 static int watch_open_netfilter(struct watch *w)
 {
-	static const int rules[] = {NFNLGRP_NFTABLES}, conntrack[] = {NFNLGRP_CONNTRACK_DESTROY};
-	int rc = watch_source_open(w, SOURCE_RULES, NETLINK_NETFILTER, watch_rules_message, rules, ARRAY_SIZE(rules));
+	static const int conntrack[] = {NFNLGRP_CONNTRACK_DESTROY};
+	int rc = watch_open_rules(w);
 
 	if (rc == -EPROTONOSUPPORT)
 		return 0;
@@ -370,11 +388,33 @@ static int watch_open_netfilter(struct watch *w)
 				 ARRAY_SIZE(conntrack));
 }
 
-int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
+static int watch_open_all(struct watch *w)
 {
 	static const int route[] = {RTNLGRP_LINK,        RTNLGRP_NEIGH,      RTNLGRP_IPV4_IFADDR,
 				    RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
 				    RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,  RTNLGRP_NEXTHOP};
+	int rc = watch_source_open(w, SOURCE_ROUTE, NETLINK_ROUTE, watch_route_message, route, ARRAY_SIZE(route));
+
+	return rc ? rc : watch_open_netfilter(w);
+}
+
+static int watch_open_few(struct watch *w)
+{
+	static const int route[] = {RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR};
+	int rc = watch_source_open(w, SOURCE_ROUTE, NETLINK_ROUTE, watch_route_message, route, ARRAY_SIZE(route));
+
+	if (rc)
+		return rc;
+	rc = watch_open_rules(w);
+	if (rc)
+		watch_source_close(&w->source[SOURCE_RULES]);
+	w->blind = rc == -EPERM;
+	return w->blind || rc == -EPROTONOSUPPORT ? 0 : rc;
+}
+
+static int watch_open_with(int (*sources)(struct watch *w), struct loop *loop, watch_fn *cb, void *ctx,
+			   struct watch **out)
+{
 	struct watch *w = calloc(1, sizeof *w);
 	int rc;
 
@@ -383,9 +423,7 @@ int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
 	w->loop = loop;
 	for (unsigned i = 0; i < SOURCES; i++)
 		w->source[i].handle = -1;
-	rc = watch_source_open(w, SOURCE_ROUTE, NETLINK_ROUTE, watch_route_message, route, ARRAY_SIZE(route));
-	if (!rc)
-		rc = watch_open_netfilter(w);
+	rc = sources(w);
 	if (!rc)
 		rc = watch_read_addresses(w);
 	if (rc) {
@@ -398,16 +436,27 @@ int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
 	return 0;
 }
 
+int watch_open(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
+{
+	return watch_open_with(watch_open_all, loop, cb, ctx, out);
+}
+
+int watch_open_local(struct loop *loop, watch_fn *cb, void *ctx, struct watch **out)
+{
+	return watch_open_with(watch_open_few, loop, cb, ctx, out);
+}
+
+bool watch_sees_rules(const struct watch *w)
+{
+	return !w->blind;
+}
+
 void watch_close(struct watch *w)
 {
 	if (!w)
 		return;
-	for (unsigned i = 0; i < SOURCES; i++) {
-		if (w->source[i].handle >= 0)
-			loop_unwatch(w->loop, w->source[i].handle);
-		if (w->source[i].nl)
-			mnl_socket_close(w->source[i].nl);
-	}
+	for (unsigned i = 0; i < SOURCES; i++)
+		watch_source_close(&w->source[i]);
 	addresses_free(&w->local);
 	free(w);
 }

@@ -6,6 +6,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "service/ipc/place.h"
+
 #define CLI_OK 0
 #define CLI_FAILED 1
 #define CLI_USAGE 2
@@ -19,6 +21,10 @@ int cli_capture(int argc, char **argv);
 /* One line on stderr, "tapas: ..." */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* See ipc_places_connect(); *@where stays valid. */
+int cli_find(const struct ipc_place **where);
+/* What is wrong with that place, in one line without its end. */
+const char *cli_find_error(int rc, const struct ipc_place *where);
 /* Connect to the service, or say why not. Returns a descriptor or -1. */
 int cli_connect(void);
 /* Ask for a report. Returns NULL after having said why. */

@@ -11,7 +11,6 @@
 #include "service/base/compiler.h"
 #include "service/base/version.h"
 #include "service/cli/cli.h"
-#include "service/ipc/msg.h"
 
 static const struct command {
 	const char *name, *arguments, *help;
@@ -43,21 +42,39 @@ static void usage(FILE *f)
 	fputs("usage: tapas COMMAND [ARGUMENT...]\n", f);
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(f, "  %-10s %-30s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
-	fputs("See tapas(1). The service's socket is " IPC_SOCKET_PATH ", or $" IPC_SOCKET_ENV ".\n", f);
+	fputs("See tapas(1). The service's socket is $" IPC_SOCKET_ENV ", or " IPC_SOCKET_PATH
+	      ", or $XDG_RUNTIME_DIR/tapas/tapasd.sock.\n",
+	      f);
+}
+
+int cli_find(const struct ipc_place **where)
+{
+	static struct ipc_places places;
+
+	ipc_places_find(&places, getauxval(AT_SECURE) != 0);
+	return ipc_places_connect(&places, where);
+}
+
+const char *cli_find_error(int rc, const struct ipc_place *where)
+{
+	if (rc == -EPERM && where->is_own)
+		return "not used: it and its directory must be yours alone, and no symbolic links";
+	if (rc == -EACCES && !where->is_own)
+		return "permission denied: be root, or a member of the service's group (group= in tapas.conf)";
+	return strerror(-rc);
 }
 
 int cli_connect(void)
 {
-	const char *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
-	int fd = ipc_connect(path);
+	const struct ipc_place *where;
+	int fd = cli_find(&where);
 
 	if (fd >= 0)
 		return fd;
-	if (fd == -EACCES)
-		cli_error("%s: permission denied: be root, or a member of the service's group (group= in tapas.conf)",
-			  path);
-	else
-		cli_error("%s: %s: is tapasd running? (systemctl start tapasd)", path, strerror(-fd));
+	cli_error("%s: %s%s", where->path, cli_find_error(fd, where),
+		  fd == -ENOENT || fd == -ECONNREFUSED
+			  ? ": is tapasd running? (systemctl start tapasd, or, as any user, tapasd --local-only)"
+			  : "");
 	return -1;
 }
 

@@ -102,9 +102,12 @@ static void print_status(const json_t *o)
 	const json_t *f = json_object_get(o, "flows");
 
 	printf("tapasd %s, pid %lld, up %lld s\n", text(o, "version"), num(o, "pid"), num(o, "uptime_s"));
-	printf("interface   %s, %s mode, %s XDP%s%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"),
-	       text(o, "xdp"), flag(o, "attached") ? "" : " (detached: no FAST connection)",
-	       flag(o, "zerocopy") ? ", zero copy" : "", json_array_size(json_object_get(o, "threads")));
+	if (!strcmp(text(o, "mode"), "local"))
+		puts("interface   none: connections within this host only");
+	else
+		printf("interface   %s, %s mode, %s XDP%s%s, %zu queue(s)\n", text(o, "interface"), text(o, "mode"),
+		       text(o, "xdp"), flag(o, "attached") ? "" : " (detached: no FAST connection)",
+		       flag(o, "zerocopy") ? ", zero copy" : "", json_array_size(json_object_get(o, "threads")));
 	printf("flows       %lld fast, %lld adopting, %lld closing, %lld in time-wait, %lld silenced; at most %lld\n",
 	       num(f, "fast"), num(f, "adopting"), num(f, "closing"), num(f, "time_wait"), num(f, "muted"),
 	       num(f, "max"));

@@ -9,13 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "service/base/compiler.h"
 #include "service/base/image.h"
 #include "service/cli/cli.h"
-#include "service/ipc/msg.h"
 
 #define LIBRARY "libtapas-preload.so"
 #ifndef LIBDIR
@@ -64,16 +62,21 @@ static int run_preload(void)
 	return setenv("LD_PRELOAD", value, 1);
 }
 
-/* Say so now if nothing will be accelerated; the library itself is silent about it. */
-static void run_check_service(void)
+/*
+ * Say so now if nothing will be accelerated; the library itself is silent about it. What was found is pinned for all that
+ * the command starts: two ends of a connection meet only in the same service. If there was none, each looks for itself.
+ */
+static int run_find_service(void)
 {
-	const char *path = ipc_socket_path(getauxval(AT_SECURE) != 0);
-	int fd = ipc_connect(path);
+	const struct ipc_place *where;
+	int fd = cli_find(&where);
 
-	if (fd >= 0)
-		close(fd);
-	else
-		cli_error("%s: %s: no service, running on plain Linux", path, strerror(-fd));
+	if (fd < 0) {
+		cli_error("%s: %s: no service, running on plain Linux", where->path, cli_find_error(fd, where));
+		return 0;
+	}
+	close(fd);
+	return setenv(IPC_SOCKET_ENV, where->path, 1);
 }
 
 int cli_run(int argc, char **argv)
@@ -100,8 +103,7 @@ int cli_run(int argc, char **argv)
 			cli_error("%s cannot be accelerated: %s runs it, and %s; running on plain Linux", argv[at],
 				  path, why);
 	} else {
-		run_check_service();
-		if (run_preload()) {
+		if (run_find_service() || run_preload()) {
 			cli_error("no memory for the environment");
 			return CLI_FAILED;
 		}

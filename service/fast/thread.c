@@ -60,8 +60,9 @@ static int thread_fds(struct fast_thread *t)
 	t->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (t->wake_fd < 0 || t->epoll_fd < 0)
 		return -errno;
-	if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, t->wake_fd, &own) ||
-	    epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, port_fd(t->port), &port))
+	if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, t->wake_fd, &own))
+		return -errno;
+	if (port_fd(t->port) >= 0 && epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, port_fd(t->port), &port))
 		return -errno;
 	return waker_open(&t->waker);
 }

@@ -7,7 +7,6 @@
 #include "service/ipc/msg.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -114,13 +113,6 @@ int ipc_msg_recv(int sock, struct ipc_msg *m, int *fds, int *nfds, int flags)
 	while (*nfds > 0)
 		close(fds[--*nfds]);
 	return n ? -EPROTO : 0;
-}
-
-const char *ipc_socket_path(bool secure)
-{
-	const char *path = secure ? NULL : getenv(IPC_SOCKET_ENV);
-
-	return path && path[0] ? path : IPC_SOCKET_PATH;
 }
 
 int ipc_connect(const char *path)

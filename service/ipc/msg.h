@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Control messages between applications, `tapas` and the service, over a SOCK_SEQPACKET
- * unix socket (default IPC_SOCKET_PATH). Every message is one struct ipc_msg; descriptors
+ * unix socket (place.h tells which). Every message is one struct ipc_msg; descriptors
  * travel beside it (SCM_RIGHTS). A client sends a request and, except for ADOPT,
  * UNLISTEN and PREPARE, waits for one answer. ADOPT and RETURN are answered in the slot.
  *
@@ -15,15 +15,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IPC_SOCKET_PATH "/run/tapas/tapasd.sock"
-#define IPC_SOCKET_ENV "TAPAS_SOCKET"
-
 enum ipc_msg_type {
 	IPC_MSG_HELLO = 1, /* app: arg[0] = IPC_ABI_VERSION, text = command name */
 	IPC_MSG_WELCOME,   /* svc: arg[0] = version, [1] = bytes of buffer memfd, [2] = fast threads,
 			       [3] = entries of the map of words, [4] = adopt_after exchanges, [5] = adopt_after bytes,
 			       [6] = app id;
-			       fds: app memfd, buffer memfd, page (read-only), words map (read-only), doorbell eventfd */
+			       fds: app memfd, buffer memfd, page (read-only), words map (read-only), doorbell eventfd.
+			       With 0 entries there is no map, and the page once more in its place */
 	IPC_MSG_REFUSED,   /* svc: arg[0] = errno, text = one line for people */
 	IPC_MSG_CONTEXT,   /* app: arg[0] = context index; answer: CONTEXT with an eventfd the ringers write */
 	IPC_MSG_ADOPT,     /* app: arg[0] = slot, [1] = IPC_OPT_*, [2] = context, [3] = descriptor number,
@@ -78,9 +76,7 @@ int ipc_msg_send(int sock, const struct ipc_msg *m, const int *fds, int nfds);
  */
 int ipc_msg_recv(int sock, struct ipc_msg *m, int *fds, int *nfds, int flags);
 
-/* Path of the control socket: $TAPAS_SOCKET, unless @secure (setuid), or the default. */
-const char *ipc_socket_path(bool secure);
-/* Connect to the service. Returns a close-on-exec descriptor or -errno. */
+/* Connect to the service at @path. Returns a close-on-exec descriptor or -errno. */
 int ipc_connect(const char *path);
 
 #endif

@@ -85,6 +85,8 @@ struct port {
 /* @zerocopy: in: try it; out: what it became. */
 int port_open(struct port *p, const struct nic_info *info, uint32_t queue, uint32_t frames, bool *zerocopy,
 	      struct why *why);
+/* Without a NIC: its rings are empty, and stay so. */
+void port_open_none(struct port *p);
 void port_close(struct port *p);
 
 #endif

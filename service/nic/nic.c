@@ -30,6 +30,7 @@ enum { TC_EGRESS, TC_INGRESS, TC_ATTACHMENTS };
 
 struct nic {
 	struct nic_info info;
+	bool is_none; /* nic_open_none() */
 	struct steer_bpf *bpf;
 	struct attach xdp;
 	struct tc_attachment tc[TC_ATTACHMENTS];
@@ -284,6 +285,26 @@ int nic_open(const struct nic_config *cfg, struct nic **out, char *why_buf, unsi
 	return 0;
 }
 
+int nic_open_none(struct nic **out)
+{
+	struct nic *n = calloc(1, sizeof *n);
+
+	if (!n)
+		return -ENOMEM;
+	n->port = aligned_alloc(CACHELINE, sizeof *n->port);
+	if (!n->port) {
+		free(n);
+		return -ENOMEM;
+	}
+	n->is_none = true;
+	n->xdp.link_fd = n->xdp.event_fd = n->flows_fd = n->words_fd = -1;
+	n->tc[TC_EGRESS].link_fd = n->tc[TC_INGRESS].link_fd = -1;
+	n->info.queues = n->ports = 1;
+	port_open_none(n->port);
+	*out = n;
+	return 0;
+}
+
 void nic_close(struct nic *n)
 {
 	if (!n)
@@ -315,7 +336,7 @@ struct port *nic_port(struct nic *n, uint32_t queue)
 
 enum nic_attachment nic_attachment(const struct nic *n)
 {
-	return attach_state(&n->xdp);
+	return n->is_none ? NIC_ATTACHED : attach_state(&n->xdp);
 }
 
 int nic_attach(struct nic *n)
@@ -358,7 +379,7 @@ int nic_flow_add(struct nic *n, const struct flow_key *key, uint32_t flow_id)
 
 int nic_flow_del(struct nic *n, const struct flow_key *key)
 {
-	return bpf_map_delete_elem(n->flows_fd, key);
+	return n->is_none ? -ENOENT : bpf_map_delete_elem(n->flows_fd, key);
 }
 
 int nic_words_fd(const struct nic *n)

@@ -61,6 +61,11 @@ int nic_probe(const char *ifname, struct nic_info *out);
  * one line for people: what is wrong and what to do. Returns 0 or -errno.
  */
 int nic_open(const struct nic_config *cfg, struct nic **out, char *why, unsigned why_size);
+/*
+ * Instead: no interface at all, for connections within the host. It has one port, which never has a frame nor room for
+ * one, XDP counts as attached, no flow can be added, and there is no map of words.
+ */
+int nic_open_none(struct nic **out);
 void nic_close(struct nic *n);
 const struct nic_info *nic_get_info(const struct nic *n);
 
@@ -93,7 +98,7 @@ int nic_flow_del(struct nic *n, const struct flow_key *key);
 
 /*
  * Descriptor of the words map, for applications: mmap(PROT_READ, MAP_SHARED) is all it
- * allows, because the map is frozen. Owned by @n.
+ * allows, because the map is frozen. Owned by @n. -1: none.
  */
 int nic_words_fd(const struct nic *n);
 uint64_t nic_word_read(const struct nic *n, uint32_t flow_id);
@@ -126,7 +131,7 @@ uint32_t port_tx_room(const struct port *p); /* frames that port_tx_begin() can 
 /* Kick the kernel if it asks for it, reap completions. Bounded. */
 void port_flush(struct port *p);
 bool port_tx_pending(const struct port *p); /* frames queued that the kernel has not taken yet */
-/* For ppoll(2)/epoll while asleep: readable when frames arrive. */
+/* For ppoll(2)/epoll while asleep: readable when frames arrive. -1: none ever will. */
 int port_fd(const struct port *p);
 
 #endif

@@ -161,6 +161,17 @@ fail:
 	return rc;
 }
 
+void port_open_none(struct port *p)
+{
+	static uint32_t nothing; /* producer, consumer and flags of every ring; never written */
+
+	memset(p, 0, sizeof *p);
+	p->rx.producer = p->rx.consumer = p->comp.producer = p->comp.consumer = &nothing;
+	p->tx.producer = p->tx.consumer = p->fill.producer = p->fill.consumer = &nothing;
+	p->rx.flags = p->comp.flags = p->tx.flags = p->fill.flags = &nothing;
+	p->fd = -1;
+}
+
 void port_close(struct port *p)
 {
 	port_socket_close(p);

@@ -73,7 +73,7 @@ static uint32_t adopt_policy(struct slow *s, const struct app *a, const struct s
 			return IPC_REASON_DISABLED;
 	if (local)
 		return s->cfg->local ? IPC_REASON_NONE : IPC_REASON_LOCAL;
-	if (!watch_is_local(s->watch, &st->key.local))
+	if (s->cfg->local_only || !watch_is_local(s->watch, &st->key.local))
 		return IPC_REASON_NOT_OURS;
 	return IPC_REASON_NONE;
 }

@@ -46,8 +46,8 @@ static int client_refuse(struct client *cl, int err, const char *text)
 static int client_hello(struct slow *s, struct client *cl, const struct ipc_msg *in)
 {
 	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_WELCOME};
+	int err = 0, words = nic_words_fd(s->env.nic);
 	struct app *a;
-	int err = 0;
 
 	if (cl->app)
 		return -EPROTO;
@@ -68,12 +68,13 @@ static int client_hello(struct slow *s, struct client *cl, const struct ipc_msg 
 	m.arg[0] = IPC_ABI_VERSION;
 	m.arg[1] = a->buf_size;
 	m.arg[2] = fast_threads(s->env.fast);
-	m.arg[3] = s->max_conns;
+	m.arg[3] = words >= 0 ? s->max_conns : 0;
 	m.arg[4] = s->cfg->accelerate ? s->cfg->adopt_exchanges : UINT32_MAX;
 	m.arg[5] = s->cfg->accelerate ? s->cfg->adopt_bytes : UINT64_MAX;
 	m.arg[6] = a->index;
 	return client_answer(cl, &m,
-			     (int[]){a->shm_fd, a->buf_fd, s->env.page_fd, nic_words_fd(s->env.nic), a->doorbell_fd},
+			     (int[]){a->shm_fd, a->buf_fd, s->env.page_fd, words >= 0 ? words : s->env.page_fd,
+				     a->doorbell_fd},
 			     5);
 }
 
@@ -254,8 +255,18 @@ static int client_capture_start(struct slow *s, struct client *cl)
 	return client_answer(cl, &m, NULL, 0);
 }
 
+/* The socket and its directory are closed to other users already; descriptors and memory are not given to chance. */
+static bool client_is_permitted(const struct slow *s, const struct client *cl)
+{
+	return !s->cfg->local_only || !geteuid() || !cl->uid || cl->uid == geteuid();
+}
+
 static int client_message(struct slow *s, struct client *cl, const struct ipc_msg *m, int *fds)
 {
+	if (!client_is_permitted(s, cl)) {
+		client_refuse(cl, EPERM, "this service is for the user who has started it: start one of your own");
+		return -EPERM;
+	}
 	switch (m->type) {
 	case IPC_MSG_HELLO:
 		return client_hello(s, cl, m);
@@ -468,6 +479,15 @@ static int client_permit(struct slow *s, char *why, unsigned why_size)
 	return 0;
 }
 
+/* The socket, and nothing else that a mistaken path may name. */
+static void client_unlink(struct slow *s)
+{
+	struct stat st;
+
+	if (s->socket_path[0] && !lstat(s->socket_path, &st) && S_ISSOCK(st.st_mode))
+		unlink(s->socket_path);
+}
+
 int client_listen(struct slow *s, char *why, unsigned why_size)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -479,7 +499,7 @@ int client_listen(struct slow *s, char *why, unsigned why_size)
 	slash = strrchr(sa.sun_path, '/');
 	if (slash && slash != sa.sun_path) {
 		*slash = 0;
-		if (mkdir(sa.sun_path, 0755) && errno != EEXIST) {
+		if (mkdir(sa.sun_path, s->cfg->local_only && geteuid() ? 0700 : 0755) && errno != EEXIST) {
 			rc = -errno;
 			snprintf(why, why_size, "cannot make %s for the control socket: %s", sa.sun_path,
 				 strerror(-rc));
@@ -489,12 +509,13 @@ int client_listen(struct slow *s, char *why, unsigned why_size)
 	}
 	if (client_socket_alive(&sa)) {
 		snprintf(why, why_size,
-			 "%s is in use by a running tapasd: stop it, or set another socket= in tapas.conf",
+			 "%s is in use by a running tapasd: stop it, or choose another socket (-s, or socket= in "
+			 "tapas.conf)",
 			 s->socket_path);
 		s->socket_path[0] = 0;
 		return -EADDRINUSE;
 	}
-	unlink(s->socket_path);
+	client_unlink(s);
 	s->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (s->listen_fd < 0 || bind(s->listen_fd, (struct sockaddr *)&sa, sizeof sa) || listen(s->listen_fd, 128)) {
 		rc = -errno;
@@ -514,8 +535,7 @@ void client_close_all(struct slow *s)
 		if (s->listen_watch >= 0)
 			loop_unwatch(s->env.loop, s->listen_watch);
 		close(s->listen_fd);
-		if (s->socket_path[0])
-			unlink(s->socket_path);
+		client_unlink(s);
 		s->listen_fd = -1;
 	}
 	for (uint32_t i = 0; i < SLOW_CLIENTS; i++)

@@ -38,13 +38,7 @@ static struct flow_key local_other_key(const struct flow_key *k)
 
 bool local_is(const struct slow *s, const struct sock_state *st)
 {
-	struct flow_key other = local_other_key(&st->key);
-	struct sock_diag d;
-
-	if (st->same_host || !s->cfg->local)
-		return st->same_host;
-	/* a service that watches no addresses: is the other end in this namespace? */
-	return s->watch ? watch_is_local(s->watch, &st->key.remote) : sock_diag_any(&other, &d) == 0;
+	return st->same_host || watch_is_local(s->watch, &st->key.remote);
 }
 
 struct conn *local_other(const struct slow *s, const struct conn *c)

@@ -13,6 +13,7 @@ Figures are medians over the rounds. `cpu_us` is the busy time of the whole mach
 softirqs of all cores, as /proc/stat counts them) less xload's empty polls, per request. A ratio above 1 is in favour
 of tapas for every column; a row is marked slower if its first figure's ratio is below 1.
 
+bench.py [network | local]: all of it, or the rows between the two hosts, or those within one (local.py).
 BENCH_ROUNDS (3), BENCH_SECONDS (1) per measurement, BENCH_ONLY (a part of rows' names), BENCH_OUT (build/bench.json).
 """
 import contextlib
@@ -21,7 +22,6 @@ import io
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -30,10 +30,10 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "net"))
 from lab import BUILD, Lab, built, wait_for  # noqa: E402
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
+import local  # noqa: E402
+from rows import ONLY, ROUNDS, SECONDS, Rows, busy_seconds, print_table  # noqa: E402
+
 SLICES = 5  # in each round, of what is measured together
-ONLY = os.environ.get("BENCH_ONLY", "")
 OUT = os.environ.get("BENCH_OUT", os.path.join(BUILD, "bench.json"))
 ECHO, SINK, SOURCE, REDIS = 7000, 7001, 7002, 6379
 CLIENT_CPU, SERVER_CPU = 0, min(1, os.cpu_count() - 1)
@@ -47,18 +47,10 @@ PLACEMENT = {
 }
 
 
-def busy_seconds():
-    """Busy time of all cores so far."""
-    with open("/proc/stat") as f:
-        v = [int(x) for x in f.readline().split()[1:9]]
-    return (sum(v) - v[3] - v[4]) / os.sysconf("SC_CLK_TCK")
-
-
-class Bench:
+class Bench(Rows):
     def __init__(self):
+        super().__init__()
         self.xload, self.kpeer = built("tests", "bench", "xload"), built("tests", "bench", "kpeer")
-        self.rows = {}
-        self.errors = []
 
     # ---- the two sides ----
 
@@ -181,58 +173,20 @@ class Bench:
                 finally:
                     lab.close()
 
-    def measure(self, n, rounds, mode, name, fn, lab):
-        print("round %d/%d  %-10s %-44s" % (n + 1, rounds, mode, name), end="", flush=True)
-        before = {} if mode == "plain" else lab.counters()
-        try:
-            got = fn(lab)
-        except (AssertionError, subprocess.SubprocessError, ValueError, IndexError, KeyError) as e:
-            self.errors.append("%s, %s: %s" % (mode, name, str(e)[:300]))
-            print(" FAILED: %s" % str(e)[:200])
-            return
-        sample = {k: v for k, (v, _) in got.items()}
-        if mode != "plain":
-            after = lab.counters()
-            sample["_counters"] = {k: after[k] - before[k] for k in after if after[k] != before[k]}
-        self.rows.setdefault(name, {}).setdefault(mode, []).append(sample)
-        self.rows[name]["higher"] = {k: h for k, (_, h) in got.items()}
-        print("  ".join("%s %.4g" % (k, v) for k, v in sample.items() if k[0] != "_"), flush=True)
-
-    def report(self):
-        table = []
-        for name, row in self.rows.items():
-            higher, linux = row["higher"], row.get("plain", [])
-            for mode in ("shared", "exclusive"):
-                if not linux or not row.get(mode):
-                    continue
-                columns = {}
-                for col in higher:
-                    a, b = (statistics.median(s[col] for s in row[m]) for m in ("plain", mode))
-                    ratio = (b / a if higher[col] else a / b) if a and b else None
-                    columns[col] = {"linux": round(a, 3), "tapas": round(b, 3), "ratio": ratio and round(ratio, 3),
-                                    "slower": ratio is not None and ratio < 1}
-                first = next(iter(columns.values()))
-                table.append({"name": name, "mode": mode, "slower": first["slower"], "columns": columns,
-                              "samples": {"linux": linux, "tapas": row[mode]}})
-        return table
-
-
-def print_table(table):
-    print("\n%-42s %-9s %-7s %12s %12s %7s" % ("", "mode", "", "Linux", "tapas", "ratio"))
-    for row in table:
-        for i, (col, v) in enumerate(row["columns"].items()):
-            print("%-42s %-9s %-7s %12.5g %12.5g %7s %s" % (row["name"] if not i else "", row["mode"] if not i else "", col,
-                                                           v["linux"], v["tapas"], v["ratio"], "slower" if v["slower"] else ""))
-    print("\nratio > 1: in favour of tapas. cpu_us: whole machine, per request (bulk: per MB).")
-
 
 def main():
+    parts = sys.argv[1:] or ["network", "local"]
+    if set(parts) - {"network", "local"}:
+        sys.exit("usage: bench.py [network | local]")
     if os.geteuid():
         sys.exit("bench.py: network namespaces need root")
     bench = Bench()
     start = time.time()
     try:
-        bench.run()
+        if "network" in parts:
+            bench.run()
+        if "local" in parts:
+            local.run(bench)
     except KeyboardInterrupt:
         print("\ninterrupted: reporting what there is")
     table = bench.report()
@@ -240,7 +194,7 @@ def main():
     os.makedirs(os.path.dirname(OUT), exist_ok=True)
     with open(OUT, "w") as f:
         json.dump({"kernel": platform.release(), "rounds": ROUNDS, "seconds": SECONDS, "placement": PLACEMENT,
-                   "duration_s": round(time.time() - start), "errors": bench.errors, "rows": table}, f, indent=1)
+                   "local": local.SETTING, "duration_s": round(time.time() - start), "errors": bench.errors, "rows": table}, f, indent=1)
     print("written: %s" % OUT)
     for e in bench.errors:
         print("failed: %s" % e)

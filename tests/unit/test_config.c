@@ -141,20 +141,21 @@ static void defaults(void **state)
 	assert_string_equal(errors, "");
 }
 
-static const char every_key[] = "[service]\ninterface=eth7\nmode=exclusive\nsocket=/tmp/s\ngroup=\nmax_flows=16\n"
-				"max_apps=3\napp_memory=16M\nrx_buffer=16K\ntx_buffer=4M\nlog_level=warning\n"
-				"[exclusive]\ntap=t0\naddress=10.0.0.1/24\naddress=2001:db8::1/128\n"
-				"gateway=10.0.0.254\n"
-				"[adopt]\naccelerate=off\nexchanges=0\nbytes=0\ntimeout_ms=10000\n"
-				"[shadow]\nheartbeat_ms=100\nverdict_ms=10\n"
-				"[tcp]\ncongestion=dctcp\nmin_rto_ms=1\ndelack_ms=400\nmax_retries=255\n"
-				"dctcp_init_rate=1000\ndctcp_step=2000\ndctcp_min_rate=16G\n"
-				"[nic]\nattach=demand\ndetach_ms=0\n"
-				"[fast]\nspin_us=0\nframes=512\n"
-				"[test]\nfail_adopt_every=4294967295\nfail_adopt_step=6\n"
-				"[port 1]\n"
-				"[port 6379]\naccelerate=YES\n"
-				"[port 65535]\nexchanges=7\nbytes=18446744073709551615\n";
+static const char every_key[] =
+	"[service]\ninterface=eth7\nlocal_only=yes\nmode=exclusive\nsocket=/tmp/s\ngroup=\nmax_flows=16\n"
+	"max_apps=3\napp_memory=16M\nrx_buffer=16K\ntx_buffer=4M\nlog_level=warning\n"
+	"[exclusive]\ntap=t0\naddress=10.0.0.1/24\naddress=2001:db8::1/128\n"
+	"gateway=10.0.0.254\n"
+	"[adopt]\naccelerate=off\nexchanges=0\nbytes=0\ntimeout_ms=10000\n"
+	"[shadow]\nheartbeat_ms=100\nverdict_ms=10\n"
+	"[tcp]\ncongestion=dctcp\nmin_rto_ms=1\ndelack_ms=400\nmax_retries=255\n"
+	"dctcp_init_rate=1000\ndctcp_step=2000\ndctcp_min_rate=16G\n"
+	"[nic]\nattach=demand\ndetach_ms=0\n"
+	"[fast]\nspin_us=0\nframes=512\n"
+	"[test]\nfail_adopt_every=4294967295\nfail_adopt_step=6\n"
+	"[port 1]\n"
+	"[port 6379]\naccelerate=YES\n"
+	"[port 65535]\nexchanges=7\nbytes=18446744073709551615\n";
 
 static void every_key_is_read(void **state)
 {
@@ -164,6 +165,7 @@ static void every_key_is_read(void **state)
 	assert_int_equal(read_text(every_key), 0);
 	assert_string_equal(errors, "");
 	assert_string_equal(c->interface, "eth7");
+	assert_true(c->local_only);
 	assert_true(c->exclusive && !c->accelerate);
 	assert_string_equal(c->socket, "/tmp/s");
 	assert_string_equal(c->group, "");
@@ -475,6 +477,10 @@ static void what_makes_no_sense_together(void **state)
 		assert_int_equal(check(), -EINVAL);
 		assert_int_equal(error_lines(), 1);
 	}
+	/* connections within the host have no interface */
+	assert_int_equal(read_text("[service]\nlocal_only=yes\n"), 0);
+	assert_int_equal(check(), 0);
+	assert_string_equal(errors, "");
 }
 
 int main(void)

@@ -240,19 +240,6 @@ static void fields_are_checked(void **state)
 	assert_int_equal(ipc_msg_check(&m, sizeof m, 0, true), 0);
 }
 
-static void socket_path(void **state)
-{
-	(void)state;
-	unsetenv(IPC_SOCKET_ENV);
-	assert_string_equal(ipc_socket_path(false), IPC_SOCKET_PATH);
-	setenv(IPC_SOCKET_ENV, "", 1);
-	assert_string_equal(ipc_socket_path(false), IPC_SOCKET_PATH);
-	setenv(IPC_SOCKET_ENV, "/tmp/x.sock", 1);
-	assert_string_equal(ipc_socket_path(false), "/tmp/x.sock");
-	assert_string_equal(ipc_socket_path(true), IPC_SOCKET_PATH); /* setuid: the environment is not trusted */
-	unsetenv(IPC_SOCKET_ENV);
-}
-
 static void connecting(void **state)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -292,7 +279,6 @@ int main(void)
 		WITH_PAIR(truncated_messages),
 		cmocka_unit_test(types_and_descriptors_are_checked),
 		cmocka_unit_test(fields_are_checked),
-		cmocka_unit_test(socket_path),
 		cmocka_unit_test(connecting),
 	};
 

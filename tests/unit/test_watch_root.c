@@ -12,6 +12,8 @@
 #endif
 #include "tests/unit/shadow_lab.h"
 
+#include <sys/wait.h>
+
 #include "shadow/addresses.h"
 
 static struct watch *watch;
@@ -196,6 +198,37 @@ static void test_overflow(void **state)
 	assert_false(is_local("10.55.0.88"));
 }
 
+/* What connections within the host need, as root and as somebody who may not see rules. Returns what it has found. */
+static unsigned local_watch(void)
+{
+	struct watch *w = NULL;
+	struct loop *loop;
+	struct ip_addr a;
+	unsigned found;
+
+	if (loop_open(64, &loop) || watch_open_local(loop, on_event, &seen, &w) || ip_addr_parse(LAB_SELF, &a))
+		return 0;
+	found = 1 | (watch_is_local(w, &a) ? 2 : 0) | (watch_sees_rules(w) ? 4 : 0);
+	watch_close(w);
+	loop_close(loop);
+	return found;
+}
+
+static void test_local(void **state)
+{
+	int status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(local_watch(), 7);
+	pid = fork();
+	if (!pid)
+		_exit(setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534) ? 99 : (int)local_watch());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 3);
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -220,6 +253,7 @@ int main(void)
 		cmocka_unit_test(test_rules),
 		cmocka_unit_test(test_conntrack),
 		cmocka_unit_test(test_overflow),
+		cmocka_unit_test(test_local),
 	};
 
 	if (geteuid()) {
