@@ -203,6 +203,8 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 		f->peer = c->value;
 		app_status(t, f);
 		flowset_add(&t->ready, f->id);
+		if (local_peer(t, f)) /* it may have had something to send before */
+			flowset_add(&t->ready, f->peer);
 	} else if (cmd == CMD_MSS) {
 		command_mss(t, f, c->value);
 	}
