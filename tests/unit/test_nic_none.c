@@ -29,7 +29,7 @@ static void nothing_comes_or_goes(void **state)
 		assert_int_equal(port_rx(p, frames, 8), 0);
 		assert_false(port_rx_ready(p));
 		port_rx_release(p, 0);
-		assert_int_equal(port_tx_room(p), 0);
+		assert_true(port_tx_room(p) > 0); /* flows that need no frames never wait for it */
 		assert_null(port_tx_begin(p));
 		port_tx_commit(p, 64);
 		port_flush(p);
