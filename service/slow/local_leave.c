@@ -146,7 +146,7 @@ static int local_write_back(struct conn *c, struct conn *p)
 
 	if (!n)
 		return 0;
-	if (p && p->fd >= 0) { /* written past the library, after all this */
+	if (p && p->fd >= 0 && local_is_drained(p)) { /* written past the library, after all this; else from before */
 		got = sock_local_strays(p->fd, &strays);
 		if (got > 0)
 			v[n++] = (struct iovec){strays, (size_t)got};
