@@ -265,6 +265,22 @@ bool sock_kernel_ended(const struct sock *s)
 	return syscall(SYS_ppoll, &p, 1, &none, NULL, 0) > 0 && p.revents & POLLRDHUP;
 }
 
+/*
+ * Has a process shut it down for reading, before the adoption or elsewhere? Only the socket knows. The peer's FIN, which
+ * poll() does not tell from that, may be ahead of its bytes if the connection is local; else it is all the same.
+ */
+static bool is_shut_for_reading(const struct sock *s)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	if (!sock_kernel_ended(s))
+		return false;
+	return !s->st.local || (!syscall(SYS_getsockopt, s->fd, IPPROTO_TCP, TCP_INFO, &info, &len) &&
+				(info.tcpi_state == TCP_ESTABLISHED || info.tcpi_state == TCP_FIN_WAIT1 ||
+				 info.tcpi_state == TCP_FIN_WAIT2));
+}
+
 static void settle_fast(struct sock *s)
 {
 	if (stream_open(&s->st, s->core, s->slot) < 0) {
@@ -273,11 +289,10 @@ static void settle_fast(struct sock *s)
 		return;
 	}
 	s->word = core_word(s->core, s->st.flow_id);
-	/* before the adoption, or in another process: only the socket knows. After the peer's FIN it is all the same */
-	if (s->st.local) /* the peer's FIN may be ahead of its bytes */
-		local_watch(s);
-	else if (sock_kernel_ended(s))
+	if (is_shut_for_reading(s))
 		s->shut_rd = true;
+	if (s->st.local)
+		local_watch(s);
 	s->tries = 0;
 	s->asked = false;
 	verbose(s, "is accelerated", 0);

@@ -231,7 +231,7 @@ static bool local_has_closed(const struct conn *c, enum sock_end end)
 }
 
 /* Does its program no longer read in the kernel? Then what comes there was written past the peer's library. */
-static bool local_is_drained(const struct conn *c)
+bool local_is_drained(const struct conn *c)
 {
 	return atomic_load_explicit(&c->app->shm->slot[c->slot].opts, memory_order_relaxed) & IPC_OPT_DRAINED;
 }

@@ -146,8 +146,7 @@ static int local_write_back(struct conn *c, struct conn *p)
 
 	if (!n)
 		return 0;
-	/* what is in its queue was sent before all this; or, if it had seen the end of that, past the peer's library, after */
-	if (p && p->fd >= 0 && p->frozen.opts & IPC_OPT_DRAINED) {
+	if (p && p->fd >= 0 && local_is_drained(p)) { /* written past the library, after all this; else from before */
 		got = sock_local_strays(p->fd, &strays);
 		if (got > 0)
 			v[n++] = (struct iovec){strays, (size_t)got};
