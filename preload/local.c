@@ -19,7 +19,7 @@
 #define NEWS 32
 #define IDLE_LOOKS 64 /* looks in vain between two questions to the kernel */
 #define TELLS 8
-#define PIECES 64     /* buffers of one call in the kernel; a longer call ends short */
+#define PIECES 64 /* buffers of one call in the kernel; a longer call ends short */
 #define ROOM_NS (5 * NS_PER_MS)
 #define CHANGE_NS (NS_PER_MS / 10)
 #define CHANGE_LOOKS 500    /* of a call that may block, once for each connection */

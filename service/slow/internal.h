@@ -381,7 +381,7 @@ void local_init(const struct conn *c, struct flow_init *init);
 /* Something has happened at the kernel socket of @c, or of the other end. */
 void local_look(struct slow *s, struct conn *c);
 bool local_is_let_go(const struct conn *c, bool said); /* @said: the libraries say so */
-bool local_is_drained(const struct conn *c); /* its program reads no more in the kernel */
+bool local_is_drained(const struct conn *c);           /* its program reads no more in the kernel */
 void local_release_all(struct slow *s, uint32_t reason);
 
 /* local_leave.c */
