@@ -220,6 +220,17 @@ void local_tell(struct sock *s)
 	errno = saved;
 }
 
+void local_closing(struct sock *s)
+{
+	int saved = errno;
+
+	if (sock_state(s) == SOCK_FAST && s->st.local && stream_is_open(&s->st) && stream_unacked(&s->st))
+		core_check(s->core);
+	if (sock_state(s) == SOCK_FAST && s->st.local && core_is_dead(s->core))
+		sock_settle(s);
+	errno = saved;
+}
+
 void local_idle(struct sock *s)
 {
 	static _Thread_local uint32_t looks __attribute__((tls_model("initial-exec")));

@@ -56,6 +56,8 @@ static void local_count(struct fast_thread *t, struct flow *f, struct flow *p, u
 static void local_data(struct fast_thread *t, struct flow *f, struct flow *p, uint32_t n)
 {
 	local_copy(t, f, p, n);
+	/* release: pairs with survive_start() in the library; what it says is final */
+	atomic_store_explicit(&t->page->moved[f->id], f->snd_una + n, memory_order_release);
 	local_count(t, f, p, n);
 	p->rcv_end += n;
 	p->rcv_edge = p->rcv_read + flow_rx_size(p);
