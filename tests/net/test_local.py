@@ -232,10 +232,10 @@ def test_half_close(pair):
     b.begin("take(%s, 2, ALL)" % c.client)
     n = 5 << 20
     assert a("give(%s, 2, %d)" % (c.server, n)) == n
+    c.assert_ended_fast()
     a("%s.shutdown(1)" % c.server)
     assert b.result() == [n, "end"]
     assert b.errno("give(%s, 1, 1)" % c.client) == errno.EPIPE
-    c.assert_ended_fast()
     c.close()
     closed(c.lab)
 
