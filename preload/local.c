@@ -18,7 +18,8 @@
 
 #define NEWS 32
 #define IDLE_LOOKS 64 /* looks in vain between two questions to the kernel */
-#define PIECES 64     /* buffers of one call in the kernel; a longer call ends short */
+#define TELLS 8
+#define PIECES 64 /* buffers of one call in the kernel; a longer call ends short */
 #define ROOM_NS (5 * NS_PER_MS)
 #define CHANGE_NS (NS_PER_MS / 10)
 #define CHANGE_LOOKS 500    /* of a call that may block, once for each connection */
@@ -214,7 +215,8 @@ void local_tell(struct sock *s)
 	int saved = errno;
 
 	if (sock_is_local(s))
-		core_look(s->core, s->slot);
+		for (int i = 0; i < TELLS && core_look(s->core, s->slot) == -EAGAIN; i++)
+			sched_yield(); /* at worst the service sees it within a second */
 	errno = saved;
 }
 

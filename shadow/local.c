@@ -41,8 +41,10 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie)
 
 	if (sock_diag_any(key, &d))
 		return SOCK_END_GONE;
-	if (d.cookie != cookie) /* what is left of it after both FINs, or after its own, once nobody held it */
-		return d.state == TCP_STATE_FIN_WAIT2 && !d.inode ? SOCK_END_LEFT : SOCK_END_GONE;
+	if (d.cookie != cookie)
+		return SOCK_END_GONE;
+	if (d.state == TCP_STATE_TIME_WAIT) /* it has no inode, whether or not the socket is held */
+		return SOCK_END_OVER;
 	if (!d.inode)
 		return SOCK_END_LEFT;
 	if (d.state != TCP_STATE_ESTABLISHED && d.state != TCP_STATE_CLOSE_WAIT)

@@ -119,7 +119,8 @@ enum sock_end {
 	SOCK_END_STRAY, /* open, and with bytes in its receive queue */
 	SOCK_END_SHUT,  /* its FIN has been sent, somebody holds it */
 	SOCK_END_LEFT,  /* nobody holds it */
-	SOCK_END_GONE,  /* Linux does not know the connection any more, and not whether anybody holds the socket */
+	SOCK_END_OVER,  /* both FINs are done: TIME_WAIT, and whether anybody holds the socket is not known */
+	SOCK_END_GONE,  /* Linux does not know the connection any more: reset, or as SOCK_END_OVER at the other end */
 };
 enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
 /* Returns bytes that the socket has taken, 0: it is full, or -errno. Does not wait. */
@@ -199,6 +200,7 @@ enum sock_tcp_state {
 	TCP_STATE_ESTABLISHED = 1,
 	TCP_STATE_FIN_WAIT1 = 4,
 	TCP_STATE_FIN_WAIT2 = 5,
+	TCP_STATE_TIME_WAIT = 6,
 	TCP_STATE_CLOSE = 7,
 	TCP_STATE_CLOSE_WAIT = 8,
 	TCP_STATE_LAST_ACK = 9,

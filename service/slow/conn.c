@@ -284,7 +284,7 @@ static bool conn_slot_is_let_go(const struct app *a, uint32_t slot)
 	return a->exited || atomic_load_explicit(&a->shm->slot[slot].fd_plus1, memory_order_relaxed) == 0;
 }
 
-static bool conn_slots_are_let_go(const struct conn *c)
+bool conn_slots_are_let_go(const struct conn *c)
 {
 	return conn_slot_is_let_go(c->app, c->slot) &&
 	       (!c->sender.app || conn_slot_is_let_go(c->sender.app, c->sender.slot));

@@ -281,6 +281,7 @@ void conn_abort(struct slow *s, struct conn *c, uint32_t error);
 void conn_remove(struct slow *s, struct conn *c); /* FAST -> REMOVING */
 /* Nobody has the descriptor any more: by Linux's word while its socket lives, then by the library's. */
 bool conn_is_let_go(const struct conn *c);
+bool conn_slots_are_let_go(const struct conn *c); /* the library's word, or the end of its process */
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
 void conn_sweep(struct slow *s);                                /* once a second */
 struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */
@@ -380,7 +381,7 @@ void local_init(const struct conn *c, struct flow_init *init);
 /* Something has happened at the kernel socket of @c, or of the other end. */
 void local_look(struct slow *s, struct conn *c);
 bool local_is_let_go(const struct conn *c, bool said); /* @said: the libraries say so */
-bool local_is_drained(const struct conn *c); /* its program reads no more in the kernel */
+bool local_is_drained(const struct conn *c);           /* its program reads no more in the kernel */
 void local_release_all(struct slow *s, uint32_t reason);
 
 /* local_leave.c */

@@ -191,7 +191,10 @@ void local_offer(struct slow *s, struct conn *c)
 
 void local_sweep(struct slow *s, struct conn *c)
 {
-	if (c->again)
+	/* a library may not have been able to say so: its messages do not wait for room */
+	if (!c->orphan && conn_slots_are_let_go(c))
+		local_look(s, c);
+	else if (c->again)
 		leave_begin(s, c, -1, c->leave_reason);
 	else if (c->peer == SLOW_NONE && !c->failed && s->now_ns - c->closed_ns > LOCAL_ALONE_NS)
 		leave_begin(s, c, -1, IPC_REASON_PEER);
@@ -204,7 +207,7 @@ bool local_is_let_go(const struct conn *c, bool said)
 {
 	enum sock_end end = sock_end_look(&c->key, c->cookie);
 
-	return end == SOCK_END_LEFT || (end == SOCK_END_GONE && said);
+	return end == SOCK_END_LEFT || ((end == SOCK_END_GONE || end == SOCK_END_OVER) && said);
 }
 
 /* The connection is no more although neither end has closed: killed (ss -K), or closed with linger 0. */
@@ -224,7 +227,7 @@ static void local_killed(struct slow *s, struct conn *c)
 
 static bool local_has_closed(const struct conn *c, enum sock_end end)
 {
-	return c && (c->local_fin || end == SOCK_END_SHUT || end == SOCK_END_LEFT);
+	return c && (c->local_fin || end == SOCK_END_SHUT || end == SOCK_END_LEFT || end == SOCK_END_OVER);
 }
 
 /* Does its program no longer read in the kernel? Then what comes there was written past the peer's library. */
