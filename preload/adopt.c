@@ -328,9 +328,26 @@ static void settle_returned(struct sock *s)
 	settle_watched(s);
 }
 
-/* The service died between freezing and giving back: nobody knows the stream any more. s->lock held. */
-static void settle_lost(struct sock *s)
+/* The service died. A local connection goes on; else it was between freezing and giving back. s->lock held. */
+static void settle_died(struct sock *s)
 {
+	if (s->st.local && survive_start(s)) {
+		local_unwatch(s);
+		verbose(s, "is Linux's: the service has gone", 0);
+		if (s->survivor) {
+			s->tx_kernel = true;
+			return;
+		}
+		if (s->try_at != NEVER)
+			try_after(s, 16, RETRY_BYTES);
+		atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
+		ep_items_to_kernel(s);
+		settle_watched(s);
+		return;
+	}
+	/* nobody knows the stream any more: the other end hears of a reset */
+	if (s->st.local)
+		syscall(SYS_connect, s->fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
 	libc()->shutdown(s->fd, SHUT_RDWR);
 	settle_linux(s, true);
 	s->try_at = NEVER;
@@ -354,7 +371,7 @@ bool sock_settle(struct sock *s)
 		if (state == IPC_RETURNED)
 			settle_returned(s);
 		else if (state == IPC_PAUSED && core_is_dead(s->core))
-			settle_lost(s);
+			settle_died(s);
 	}
 	if (sock_state(s) == SOCK_ADOPTING) {
 		/* pairs with the service's release store of its answer */

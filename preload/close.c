@@ -77,6 +77,8 @@ struct sock *close_begin(int fd)
 	if (!f)
 		return NULL;
 	s = f->type == FILE_SOCK ? container_of(f, struct sock, file) : NULL;
+	if (s)
+		local_closing(s);
 	if (file_lose_one(f)) {
 		if (s)
 			linger(s, fd);

@@ -234,6 +234,22 @@ static void core_release(struct core *c)
 	c->doorbell = c->news = -1;
 }
 
+/* What of local connections has been written and read until now is all; see survive.c. */
+static void core_close_records(struct core *c)
+{
+	for (uint32_t i = 0; i < IPC_SLOTS; i++) {
+		struct ipc_slot *s = &c->shm->slot[i];
+		uint32_t status = atomic_load_explicit(&s->status, memory_order_acquire);
+
+		if (!atomic_load_explicit(&c->slot_used[i], memory_order_relaxed) || IPC_STATE(status) != IPC_FAST ||
+		    !s->local || status & IPC_ST_ERROR)
+			continue;
+		atomic_fetch_or_explicit(&s->snd_end, IPC_FROZEN, memory_order_acq_rel);
+		atomic_fetch_or_explicit(&s->rcv_read, IPC_FROZEN, memory_order_acq_rel);
+		atomic_store_explicit(&s->status, (status & ~0xffu) | IPC_PAUSED, memory_order_release);
+	}
+}
+
 void core_kill(struct core *c)
 {
 	/* pairs with the acquire in core_is_dead() */
@@ -241,6 +257,7 @@ void core_kill(struct core *c)
 		return;
 	fd_close(c->sock);
 	c->sock = -1;
+	core_close_records(c);
 	/* sleepers find out: every context is woken */
 	for (uint32_t i = 0; i < IPC_CONTEXTS; i++)
 		core_context_wake(c, i);
@@ -502,6 +519,8 @@ int core_look(struct core *c, uint32_t slot)
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	err = ipc_msg_send(c->sock, &m, NULL, 0);
 	pthread_setcancelstate(cancel, NULL);
+	if (err == -EPIPE || err == -ECONNRESET)
+		core_kill(c);
 	return err;
 }
 

@@ -57,7 +57,7 @@ static bool recv_over(const struct sock *s)
 	uint32_t status = stream_status(&s->st);
 
 	return (status & (IPC_ST_FIN | IPC_ST_ERROR)) || IPC_STATE(status) == IPC_DEAD || s->shut_rd ||
-	       core_is_dead(s->core) || local_ended(s);
+	       (core_is_dead(s->core) && !s->survivor) || local_ended(s);
 }
 
 /* The receiving half is with another process and the connection has failed, so that it will not come here. */
@@ -143,6 +143,8 @@ static ssize_t recv_once(struct sock *s, const struct iovec *iov, int cnt, size_
 		if (n != -EAGAIN)
 			return n;
 	}
+	if (unlikely(s->survivor) && survive_end(s))
+		return -ESTALE;
 	return stream_read(&s->st, iov, cnt, done, how);
 }
 

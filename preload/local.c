@@ -155,24 +155,28 @@ ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	bool memory = stream_unread(&s->st) || stream_status(&s->st) & over;
 	struct iovec rest[PIECES];
 	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	int saved = errno, err;
 	ssize_t n;
 
 	if (!m.msg_iovlen)
 		return -EAGAIN;
-	n = syscall(SYS_recvmsg, s->fd, &m, (flags & (MSG_PEEK | MSG_TRUNC)) | MSG_DONTWAIT);
-	if (n > 0 || (n < 0 && errno == EFAULT))
+	do
+		n = syscall(SYS_recvmsg, s->fd, &m, (flags & (MSG_PEEK | MSG_TRUNC)) | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	err = n < 0 ? errno : 0;
+	errno = saved; /* a call that succeeds leaves it alone */
+	if (n > 0 || err == EFAULT)
 		return n > 0 ? n : -EFAULT;
-	if (n < 0 && errno == EINTR)
-		return local_recv(s, iov, cnt, skip, flags);
-	if (memory || ((!n || errno != EAGAIN) && is_paired(s)))
+	if (memory || (err != EAGAIN && is_paired(s)))
 		rx_is_over(s); /* how it has ended the slot will say */
-	return n < 0 && !memory && !is_paired(s) ? -errno : -EAGAIN;
+	return err && !memory && !is_paired(s) ? -err : -EAGAIN;
 }
 
 ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
 {
 	struct iovec rest[PIECES];
 	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	int saved = errno, err;
 	ssize_t n;
 
 	if (is_paired(s) && !local_queued(s, IO_OUT)) {
@@ -184,7 +188,9 @@ ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	do
 		n = syscall(SYS_sendmsg, s->fd, &m, (flags & MSG_MORE) | MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
-	return n >= 0 ? n : errno == EAGAIN ? 0 : -errno;
+	err = n < 0 ? errno : 0;
+	errno = saved;
+	return n >= 0 ? n : err == EAGAIN ? 0 : -err;
 }
 
 int local_wait_room(struct sock *s, uint64_t deadline)
@@ -218,6 +224,17 @@ void local_tell(struct sock *s)
 	if (sock_is_local(s))
 		for (int i = 0; i < TELLS && core_look(s->core, s->slot) == -EAGAIN; i++)
 			sched_yield(); /* at worst the service sees it within a second */
+	errno = saved;
+}
+
+void local_closing(struct sock *s)
+{
+	int saved = errno;
+
+	if (sock_state(s) == SOCK_FAST && s->st.local && stream_is_open(&s->st) && stream_unacked(&s->st))
+		core_check(s->core);
+	if (sock_state(s) == SOCK_FAST && s->st.local && core_is_dead(s->core))
+		sock_settle(s);
 	errno = saved;
 }
 

@@ -24,6 +24,8 @@ void local_unwatch(struct sock *s);
 void local_check(struct core *c);
 /* It is FAST, and local: the program has closed its last descriptor, or shut it down. */
 void local_tell(struct sock *s);
+/* A descriptor of it is about to be closed: if its service has died, what it has written goes to the kernel before that. */
+void local_closing(struct sock *s);
 /* It was looked at in vain. Now and then the kernel is asked: nobody may ever sleep here. */
 void local_idle(struct sock *s);
 /* Do the addresses of @fd alone say that both ends are here? */
@@ -43,6 +45,17 @@ uint32_t local_events(const struct sock *s);
 uint32_t local_queued(const struct sock *s, int dir);
 /* Has the connection ended although the other end never came? Then only Linux knows. */
 bool local_ended(const struct sock *s);
+
+/* ---- survive.c ---- */
+
+/*
+ * Its service has died. True: it goes on, in Linux, or, if there are unread bytes (s->survivor), FAST until they have
+ * been read; false: bytes are lost. s->lock held.
+ */
+bool survive_start(struct sock *s);
+/* After a read: Linux's, if all has been read. Returns whether it is over. s->lock not held. */
+bool survive_end(struct sock *s);
+void survive_free(struct sock *s);
 
 static inline bool sock_is_local(const struct sock *s)
 {

@@ -196,6 +196,31 @@ static void info_counts(struct sock *s, struct tcp_info *i)
 				 ((status & IPC_ST_FIN) != 0); /* as Linux counts it */
 }
 
+static uint32_t info_ago(_Atomic uint32_t *when_ms)
+{
+	return (uint32_t)(clock_now_ns() / NS_PER_MS) - atomic_load_explicit(when_ms, memory_order_relaxed);
+}
+
+/* A local connection: the kernel's answer is true of its connection, and the memory's share comes on top. */
+static void info_local(struct sock *s, struct tcp_info *i)
+{
+	struct ipc_slot *slot = s->st.slot;
+	uint64_t end = atomic_load_explicit(&slot->snd_end, memory_order_relaxed) & ~IPC_FROZEN;
+	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+
+	i->tcpi_segs_in += atomic_load_explicit(&slot->segs_in, memory_order_relaxed);
+	i->tcpi_segs_out += atomic_load_explicit(&slot->segs_out, memory_order_relaxed);
+	i->tcpi_data_segs_in += atomic_load_explicit(&slot->data_segs_in, memory_order_relaxed);
+	i->tcpi_data_segs_out += atomic_load_explicit(&slot->data_segs_out, memory_order_relaxed);
+	i->tcpi_bytes_acked += acked;
+	i->tcpi_bytes_sent += acked;
+	i->tcpi_bytes_received += atomic_load_explicit(&slot->rcv_end, memory_order_relaxed);
+	i->tcpi_notsent_bytes += (uint32_t)(end - MIN(acked, end));
+	i->tcpi_last_data_sent = MIN(i->tcpi_last_data_sent, info_ago(&slot->sent_ms));
+	i->tcpi_last_data_recv = MIN(i->tcpi_last_data_recv, info_ago(&slot->received_ms));
+	i->tcpi_last_ack_recv = MIN(i->tcpi_last_ack_recv, info_ago(&slot->heard_ms));
+}
+
 /* Those of the times when the socket was FAST before it was given back, which it then forgot. */
 static void info_past(const struct sock *s, struct tcp_info *i)
 {
@@ -217,7 +242,10 @@ void option_returned(struct sock *s)
 			  (atomic_load_explicit(&slot->rcv_read, memory_order_relaxed) & ~IPC_FROZEN);
 	struct tcp_info i = {0};
 
-	info_counts(s, &i);
+	if (s->st.local) /* the socket is as it was, and has its own counts still */
+		info_local(s, &i);
+	else
+		info_counts(s, &i);
 	info_past(s, &i);
 	s->past = (struct past){
 		.segs_in = i.tcpi_segs_in,
@@ -229,13 +257,9 @@ void option_returned(struct sock *s)
 		.bytes_acked = i.tcpi_bytes_acked,
 		.bytes_sent = i.tcpi_bytes_sent,
 		/* what was not read was received by the new socket once more, and so was the FIN */
-		.bytes_received = i.tcpi_bytes_received - unread - ((stream_status(&s->st) & IPC_ST_FIN) != 0),
+		.bytes_received =
+			i.tcpi_bytes_received - unread - (!s->st.local && (stream_status(&s->st) & IPC_ST_FIN)),
 	};
-}
-
-static uint32_t info_ago(_Atomic uint32_t *when_ms)
-{
-	return (uint32_t)(clock_now_ns() / NS_PER_MS) - atomic_load_explicit(when_ms, memory_order_relaxed);
 }
 
 /* The kernel's answer is of before the adoption, and of heartbeats: what was carried since. */
@@ -249,6 +273,10 @@ static void info_fast(struct sock *s, struct tcp_info *i)
 	uint64_t sent = atomic_load_explicit(&slot->snd_sent, memory_order_relaxed);
 	uint64_t unacked = end - MIN(acked, end), unsent = end - MIN(sent, end);
 
+	if (s->st.local) {
+		info_local(s, i);
+		return;
+	}
 	info_counts(s, i);
 	i->tcpi_rtt = atomic_load_explicit(&slot->srtt_us, memory_order_relaxed);
 	i->tcpi_rttvar = atomic_load_explicit(&slot->rttvar_us, memory_order_relaxed);

@@ -334,7 +334,7 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n)
 
 bool sock_failed(const struct sock *s)
 {
-	return (stream_status(&s->st) & IPC_ST_ERROR) || core_is_dead(s->core);
+	return (stream_status(&s->st) & IPC_ST_ERROR) || (core_is_dead(s->core) && !s->survivor);
 }
 
 int sock_error_take(struct sock *s)
@@ -384,7 +384,7 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	if (unlikely(sock_state(s) != SOCK_FAST || !stream_is_open(&s->st)))
 		return events_open(s); /* whoever waits settles it first */
 	status = stream_status(&s->st);
-	if (status & IPC_ST_ERROR || core_is_dead(s->core))
+	if (sock_failed(s))
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |
 		       (s->err_taken ? 0 : EPOLLERR);
 	away = IPC_AWAY(status);

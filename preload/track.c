@@ -7,6 +7,7 @@
  * look at its `file`. The service is looked for by one thread at a time, and nobody waits.
  */
 #define _GNU_SOURCE 1
+#include "preload/local.h"
 #include "preload/sock.h"
 
 #include <errno.h>
@@ -285,6 +286,7 @@ void sock_free(struct sock *s)
 		lock_drop(&s->lock);
 	}
 	slot_release(s);
+	survive_free(s);
 	if (!share_forget(s))
 		return;
 	if (s->late_fd) {

@@ -24,12 +24,9 @@ int sock_local_counts(int fd, struct sock_state *st)
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_STATE_ESTABLISHED)
 		return -EBADFD;
-	st->bytes_sent = info.tcpi_bytes_sent;
-	st->bytes_acked = info.tcpi_bytes_acked;
-	st->bytes_received = info.tcpi_bytes_received;
 	st->srtt_us = info.tcpi_rtt;
 	st->rttvar_us = info.tcpi_rttvar;
-	st->counts.bytes_retrans = info.tcpi_bytes_retrans;
+	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
 	st->sndbuf = (uint32_t)sock_buffer_set(fd, SO_SNDBUF);
 	st->rcvbuf = (uint32_t)sock_buffer_set(fd, SO_RCVBUF);
 	return 0;

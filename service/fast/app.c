@@ -356,6 +356,7 @@ static void app_install_slot(struct ipc_slot *s, const struct flow *f, const str
 	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
 	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
 	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
+	STATS_SET(s->peer, f->flags & FLOW_LOCAL ? f->peer : IPC_SLOT_NONE);
 	STATS_SET(s->retransmits, n->retransmits);
 	STATS_SET(s->bytes_retrans, n->bytes_retrans);
 	STATS_SET(s->sent_ms, n->sent_ms);

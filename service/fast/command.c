@@ -78,6 +78,8 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 	}
 	flowset_add(&t->owned, f->id);
 	t->apps[f->app].slot_flow[f->slot] = t->apps[tx_app].slot_flow[tx_slot] = f->id + 1;
+	if (f->flags & FLOW_LOCAL)
+		atomic_store_explicit(&t->page->moved[f->id], f->snd_una, memory_order_release);
 	install_stats(t, f, &i->counts);
 	app_install(t, f, &i->counts);
 	flowset_add(&t->ready, f->id);
@@ -201,6 +203,8 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 		f->flags &= ~FLOW_URGENT;
 	} else if (cmd == CMD_PEER) {
 		f->peer = c->value;
+		STATS_SET(thread_slot(t, f)->peer, f->peer);
+		STATS_SET(thread_tx_slot(t, f)->peer, f->peer);
 		app_status(t, f);
 		flowset_add(&t->ready, f->id);
 		if (local_peer(t, f)) /* it may have had something to send before */

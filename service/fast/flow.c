@@ -70,6 +70,8 @@ static void flow_init_transmit(struct flow *f, const struct flow_init *i, uint32
 	f->snd_wnd = f->max_wnd = i->snd_wnd;
 	f->snd_wl1 = i->snd_wl1;
 	f->mss = (uint16_t)MAX(MIN((uint32_t)i->mss, frame_size - WIRE_HDR_MAX), (uint32_t)FLOW_MSS_MIN);
+	if (i->local) /* it is in no frame */
+		f->mss = i->mss;
 	f->cwnd = MAX(i->cwnd_bytes, (uint32_t)f->mss);
 	f->ssthresh = UINT32_MAX;
 	f->rate_bps = i->rate_bps;

@@ -56,9 +56,12 @@ static void local_count(struct fast_thread *t, struct flow *f, struct flow *p, u
 static void local_data(struct fast_thread *t, struct flow *f, struct flow *p, uint32_t n)
 {
 	local_copy(t, f, p, n);
+	/* release: pairs with survive_start() in the library; what it says is final */
+	atomic_store_explicit(&t->page->moved[f->id], f->snd_una + n, memory_order_release);
 	local_count(t, f, p, n);
 	p->rcv_end += n;
 	p->rcv_edge = p->rcv_read + flow_rx_size(p);
+	f->snd_wnd = flow_rx_room(p);
 	f->snd_una += n;
 	f->snd_nxt = f->snd_max = f->snd_una;
 	app_heard(t, p, true);
@@ -80,10 +83,26 @@ static void local_fin(struct fast_thread *t, struct flow *f, struct flow *p)
 	up_flow(t, f, UP_FIN_ACKED);
 }
 
+/* How much of @have may go now: TCP_CORK and MSG_MORE hold back a partial segment, at most 200 ms. */
+static uint64_t local_uncorked(struct fast_thread *t, struct flow *f, uint64_t have)
+{
+	uint64_t part = have % f->mss;
+
+	if (likely(!(f->opts & IPC_OPT_CORK)) || !part || f->flags & (FLOW_CLOSING | FLOW_CORK_OVER)) {
+		f->cork_ns = f->send_ns = 0;
+		f->flags &= ~FLOW_CORK_OVER;
+		return have;
+	}
+	if (!f->cork_ns)
+		f->cork_ns = t->now_ns;
+	f->send_ns = f->cork_ns + FAST_CORK_NS; /* timer_arm() follows */
+	return have - part;
+}
+
 bool local_run(struct fast_thread *t, struct flow *f)
 {
 	struct flow *p = local_peer(t, f);
-	uint64_t have = f->snd_end - MIN(f->snd_una, f->snd_end);
+	uint64_t have = f->snd_end - MIN(f->snd_una, f->snd_end), may;
 	uint32_t n;
 
 	if (!p)
@@ -98,11 +117,12 @@ bool local_run(struct fast_thread *t, struct flow *f)
 		flow_fail(t, f, ECONNRESET, false, true);
 		return false;
 	}
-	n = (uint32_t)MIN(MIN(have, (uint64_t)flow_rx_room(p)), (uint64_t)LOCAL_TURN);
+	may = local_uncorked(t, f, have);
+	n = (uint32_t)MIN(MIN(may, (uint64_t)flow_rx_room(p)), (uint64_t)LOCAL_TURN);
 	if (n)
 		local_data(t, f, p, n);
 	if (n < have)
-		return n && flow_rx_room(p);
+		return n && n < may && flow_rx_room(p);
 	if (f->flags & FLOW_CLOSING)
 		local_fin(t, f, p);
 	return false;

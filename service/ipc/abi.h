@@ -36,6 +36,7 @@
 #define IPC_SLOTS BELL_MAX /* slots per application */
 #define IPC_CONTEXTS 64    /* contexts (waiting places) per application */
 #define IPC_THREADS 16     /* fast threads at most */
+#define IPC_FLOWS 16384    /* flows at most */
 
 /* Low byte of ipc_slot.status. */
 enum ipc_state {
@@ -118,6 +119,7 @@ struct ipc_slot {
 	_Atomic uint32_t rto_us, rate_kbps;
 	/* main thread: the other end of this refused, local connection asks now; cleared with the next ADOPT */
 	_Atomic uint32_t invited;
+	_Atomic uint32_t peer; /* local, fast thread: flow id of the other end, or IPC_SLOT_NONE */
 	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
 	_Alignas(64) uint64_t rx_off; /* in the buffer memfd */
 	uint64_t tx_off;
@@ -163,6 +165,11 @@ struct ipc_app {
 struct ipc_page {
 	_Alignas(64) _Atomic uint64_t instance; /* random, of this start of the service */
 	_Atomic uint32_t ready;                 /* XDP is attached: an adoption need not wait for it; else PREPARE */
+	/*
+	 * Local flows, by flow id: bytes of what its program has written that are in the other one's receive buffer.
+	 * Stored after the copy and before either slot says so: when the service dies both ends look here.
+	 */
+	_Atomic uint64_t moved[IPC_FLOWS];
 	struct {
 		_Alignas(64) _Atomic uint32_t armed; /* fast thread sleeps: write the doorbell after bell_ring */
 	} thread[IPC_THREADS];

@@ -26,7 +26,6 @@
 
 #define LOCAL_OFFER_NS NS_PER_S          /* an offer counts for so long */
 #define LOCAL_ALONE_NS (200 * NS_PER_MS) /* so long one end is FAST without the other */
-#define LOCAL_MSS 16384u                 /* for show */
 
 static struct flow_key local_other_key(const struct flow_key *k)
 {
@@ -121,7 +120,7 @@ void local_init(const struct conn *c, struct flow_init *init)
 {
 	init->local = true;
 	init->peer = c->peer;
-	init->mss = (uint16_t)MAX(init->mss, LOCAL_MSS);
+	init->mss = (uint16_t)MAX(init->mss, 1u);
 	init->tmpl.key = c->key;
 }
 
@@ -136,11 +135,10 @@ static void local_install(struct slow *s, struct conn *c)
 		.tx_off = c->tx_off,
 		.rx_size = c->rx_size,
 		.tx_size = c->tx_size,
-		.mss = LOCAL_MSS,
+		.mss = c->sock.mss,
 		.srtt_us = c->sock.srtt_us,
 		.rttvar_us = c->sock.rttvar_us,
 		.opts = c->opts,
-		.counts = c->sock.counts,
 	};
 
 	local_init(c, &init);
