@@ -154,6 +154,11 @@ int sock_fetch(pid_t pid, int fd, uint64_t cookie);
 int sock_fetch_any(pid_t pid, const struct flow_key *key, uint64_t cookie);
 /* Drop the kernel socket of a connection that no process holds. Returns 0, also if there is none, or -errno. */
 int sock_destroy(const struct flow_key *key);
+/*
+ * Close the kernel socket with that cookie, whoever holds it, as a reset does; its peer gets one. Needs CAP_NET_ADMIN.
+ * Returns 0, also if there is none, or -errno.
+ */
+int sock_reset(const struct flow_key *key, uint64_t cookie);
 /* Ask sock_diag about a connection: 1 if it exists and no process holds it (orphan or gone), 0 if held, -errno. */
 int sock_is_orphan(const struct flow_key *key);
 

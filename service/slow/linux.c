@@ -79,8 +79,10 @@ void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset)
 	struct shadow_seq q;
 	uint8_t frame[128];
 
-	if (c->local)
+	if (c->local) { /* its own kernel socket knows of FINs alone */
+		sock_reset(&c->key, c->cookie);
 		return;
+	}
 	q = linux_seq(s, c);
 	if (c->peer_fin_seen)
 		q.rcv_nxt++;
