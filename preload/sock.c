@@ -86,6 +86,9 @@ static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
 {
 	if (!dontwait)
 		return wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
+	if (sock_state(s) == SOCK_FAST && s->st.local &&
+	    dir == IO_OUT) /* what was written before may wait for the peer */
+		return clock_now_ns() + SOCK_RETURN_NS;
 	if (dir == IO_OUT || is_readable(s))
 		return clock_now_ns() + SEND_NS;
 	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + SOCK_RETURN_NS;

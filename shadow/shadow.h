@@ -125,6 +125,8 @@ enum sock_end {
 enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
 /* Returns bytes that the socket has taken, 0: it is full, or -errno. Does not wait. */
 ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt);
+/* The same, with a send buffer that is large enough for all of it meanwhile, if this process may make it so. */
+ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt);
 /* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */
 int sock_local_strays(int fd, uint8_t **out);
 /* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
