@@ -149,7 +149,7 @@ static void local_install(struct slow *s, struct conn *c)
 	conn_set_state(s, c, CONN_FAST);
 	counter_add(&s->counters, CNT_ADOPTED, 1);
 	app_watchers_wake(s);
-	verdict_timers(s);
+	verdict_sweep_timer(s);
 }
 
 static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
