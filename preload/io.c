@@ -165,6 +165,9 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		if (n < 0)
 			return done ? (ssize_t)done : fail((int)-n);
 		done += (size_t)n;
+		/* a call that returns less than was asked for says that nothing is left: in neither place */
+		if (unlikely(kernel) && n && done < want && !(flags & MSG_PEEK))
+			continue;
 		if (done >= target || (!want && stream_unread(&s->st)) || (n && kernel && (flags & MSG_PEEK)))
 			return (ssize_t)done; /* of two places one is peeked at */
 		if (n)

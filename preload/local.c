@@ -101,7 +101,8 @@ static bool is_paired(const struct sock *s)
 
 bool local_ended(const struct sock *s)
 {
-	return s->st.local && s->rx_kernel && !is_paired(s) && !local_queued(s, IO_IN) && sock_kernel_ended(s);
+	/* in this order: bytes in the queue, or the pairing that has them come by memory, are there before the FIN is */
+	return s->st.local && s->rx_kernel && sock_kernel_ended(s) && !local_queued(s, IO_IN) && !is_paired(s);
 }
 
 uint32_t local_events(const struct sock *s)

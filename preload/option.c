@@ -216,6 +216,8 @@ static void info_local(struct sock *s, struct tcp_info *i)
 	i->tcpi_bytes_sent += acked;
 	i->tcpi_bytes_received += atomic_load_explicit(&slot->rcv_end, memory_order_relaxed);
 	i->tcpi_notsent_bytes += (uint32_t)(end - MIN(acked, end));
+	if (!s->tx_kernel)
+		i->tcpi_snd_wnd = atomic_load_explicit(&slot->peer_wnd, memory_order_relaxed);
 	i->tcpi_last_data_sent = MIN(i->tcpi_last_data_sent, info_ago(&slot->sent_ms));
 	i->tcpi_last_data_recv = MIN(i->tcpi_last_data_recv, info_ago(&slot->received_ms));
 	i->tcpi_last_ack_recv = MIN(i->tcpi_last_ack_recv, info_ago(&slot->heard_ms));

@@ -86,6 +86,9 @@ static uint64_t sock_hold_until(const struct sock *s, bool dontwait, int dir)
 {
 	if (!dontwait)
 		return wait_deadline(dir == IO_OUT ? s->sndtimeo_ns : s->rcvtimeo_ns);
+	if (sock_state(s) == SOCK_FAST && s->st.local &&
+	    dir == IO_OUT) /* what was written before may wait for the peer */
+		return clock_now_ns() + SOCK_RETURN_NS;
 	if (dir == IO_OUT || is_readable(s))
 		return clock_now_ns() + SEND_NS;
 	return sock_state(s) == SOCK_ADOPTING && !s->claiming ? 0 : clock_now_ns() + SOCK_RETURN_NS;
@@ -339,17 +342,17 @@ bool sock_failed(const struct sock *s)
 
 int sock_error_take(struct sock *s)
 {
-	uint32_t error;
-	socklen_t len = sizeof(error);
+	uint32_t error, own;
+	socklen_t len = sizeof(own);
 
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
 	/* the shadow has had the same one, and says it to whoever uses it without the library */
-	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len))
-		error = 0;
-	if (s->st.local && error) /* it knows which end was reset, and which one killed */
-		return (int)error;
+	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &own, &len))
+		own = 0;
 	error = atomic_load_explicit(&s->st.slot->error, memory_order_relaxed);
+	if (s->st.local && own && error != ECONNRESET) /* it knows which end was killed; a reset is memory's */
+		return (int)own;
 	/* as tcp_reset() of Linux: in CLOSE_WAIT */
 	if (error == ECONNRESET && !s->shut_wr && (stream_status(&s->st) & IPC_ST_FIN))
 		return EPIPE;

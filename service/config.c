@@ -15,7 +15,18 @@
 #include "service/base/compiler.h"
 #include "service/base/log.h"
 
-enum key_type { KEY_TEXT, KEY_BOOL, KEY_U32, KEY_U64, KEY_MODE, KEY_LEVEL, KEY_ATTACH, KEY_ADDRESS, KEY_HOST };
+enum key_type {
+	KEY_TEXT,
+	KEY_BOOL,
+	KEY_U32,
+	KEY_U64,
+	KEY_MODE,
+	KEY_LEVEL,
+	KEY_ATTACH,
+	KEY_LOCAL,
+	KEY_ADDRESS,
+	KEY_HOST
+};
 
 struct key {
 	const char *section, *name;
@@ -35,7 +46,7 @@ static const struct key keys[] = {
 	{"service", "local_only", KEY_BOOL, AT(local_only), 0, 0, "yes or no"},
 	{"service", "mode", KEY_MODE, AT(exclusive), 0, 0, "shared or exclusive"},
 	{"service", "socket", KEY_TEXT, AT(socket), 0, 0, "the path of the control socket"},
-	{"service", "local", KEY_BOOL, AT(local), 0, 0, "yes or no"},
+	{"service", "local", KEY_LOCAL, AT(local), 0, 0, "off or service"},
 	{"service", "group", KEY_TEXT, AT(group), 0, 0, "the name of a group"},
 	{"service", "max_flows", KEY_U32, AT(max_flows), 16, 16384, "a number from 16 to 16384"},
 	{"service", "max_apps", KEY_U32, AT(max_apps), 1, 256, "a number from 1 to 256"},
@@ -70,6 +81,7 @@ static const struct key keys[] = {
 
 /* Names of the values 0, 1, ... */
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+static const char *const locals[] = {"off", "service", NULL};                /* enum config_local */
 static const char *const attachments[] = {"auto", "always", "demand", NULL}; /* enum nic_attach */
 
 void config_default(struct config *c)
@@ -77,7 +89,7 @@ void config_default(struct config *c)
 	*c = (struct config){
 		.socket = "/run/tapas/tapasd.sock",
 		.group = "tapas",
-		.local = true,
+		.local = CONFIG_LOCAL_OFF,
 		.max_flows = 16384,
 		.max_apps = 256,
 		.app_memory = 4 * GB,
@@ -217,6 +229,8 @@ static int value_store(struct config *c, const struct key *k, const char *text)
 		return value_choice(text, levels, p);
 	case KEY_ATTACH:
 		return value_choice(text, attachments, p);
+	case KEY_LOCAL:
+		return value_choice(text, locals, p);
 	case KEY_ADDRESS:
 		return value_address(text, c);
 	case KEY_HOST:
@@ -420,6 +434,9 @@ static void print_value(const struct config *c, const struct key *k, FILE *f)
 		return;
 	case KEY_ATTACH:
 		fprintf(f, "%s=%s\n", k->name, attachments[*(const int *)p]);
+		return;
+	case KEY_LOCAL:
+		fprintf(f, "%s=%s\n", k->name, locals[*(const int *)p]);
 		return;
 	case KEY_ADDRESS:
 		for (unsigned i = 0; i < c->addresses; i++)

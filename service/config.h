@@ -11,6 +11,9 @@
 #define CONFIG_PORTS 64
 #define CONFIG_ADDRESSES 8
 
+/* Connections both ends of which are here: Linux's, or copied by the service from one program's memory to the other's. */
+enum config_local { CONFIG_LOCAL_OFF, CONFIG_LOCAL_SERVICE };
+
 /* A section [port 6379]: policy of one local port. */
 struct config_port {
 	uint16_t port;
@@ -25,7 +28,7 @@ struct config {
 	char interface[16];
 	bool exclusive; /* mode = shared | exclusive */
 	char socket[108];
-	bool local;     /* connections within the host */
+	int local;      /* enum config_local: connections within the host */
 	char group[32]; /* group that may use the service; empty: root only */
 	uint32_t max_flows;
 	uint32_t max_apps;

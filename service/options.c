@@ -105,6 +105,7 @@ static int options_file(const struct options *op, struct config *cfg)
 static void options_local_only(struct config *cfg)
 {
 	cfg->local_only = true;
+	cfg->local = CONFIG_LOCAL_SERVICE; /* there is nothing else to do */
 	cfg->interface[0] = 0;
 	cfg->exclusive = false;
 	if (geteuid())

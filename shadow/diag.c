@@ -131,6 +131,13 @@ static int diag_destroy(const struct flow_key *key, uint64_t cookie)
 	return rc == -ENOENT ? 0 : rc;
 }
 
+int sock_reset(const struct flow_key *key, uint64_t cookie)
+{
+	struct sock_diag d;
+
+	return sock_diag_find(key, 0, &d) || d.cookie != cookie ? 0 : diag_destroy(key, cookie);
+}
+
 /*
  * By its cookie: the kernel's lookup falls back to a listener on the same port, which must
  * never be meant.

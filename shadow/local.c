@@ -17,6 +17,8 @@
 #include "service/base/compiler.h"
 #include "shadow/sock.h"
 
+#define LOCAL_ROOM (16 << 20) /* twice what two buffers hold at most, with what Linux counts beside the bytes */
+
 int sock_local_counts(int fd, struct sock_state *st)
 {
 	struct tcp_info info = {0};
@@ -50,7 +52,7 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie)
 	return d.unread > (d.state == TCP_STATE_CLOSE_WAIT) ? SOCK_END_STRAY : SOCK_END_OPEN;
 }
 
-ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
+static ssize_t write_now(int fd, const struct iovec *iov, int cnt)
 {
 	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)cnt};
 	ssize_t n;
@@ -59,6 +61,31 @@ ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
 		n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? (errno == EAGAIN ? 0 : -errno) : n;
+}
+
+ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
+{
+	return write_now(fd, iov, cnt);
+}
+
+ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt)
+{
+	int size = 0, locks = 0, more = LOCAL_ROOM;
+	socklen_t len = sizeof size, locks_len = sizeof locks;
+	bool known = !getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &len) &&
+		     !getsockopt(fd, SOL_SOCKET, SOCK_BUF_LOCK, &locks, &locks_len);
+	ssize_t n;
+
+	if (known && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &more, sizeof more))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &more, sizeof more); /* as far as an ordinary user may */
+	n = write_now(fd, iov, cnt);
+	if (!known)
+		return n;
+	size /= 2; /* Linux doubles it */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+	setsockopt(fd, SOL_SOCKET, SOCK_BUF_LOCK, &locks, sizeof locks);
+	return n;
 }
 
 int sock_local_strays(int fd, uint8_t **out)

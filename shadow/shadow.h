@@ -125,6 +125,8 @@ enum sock_end {
 enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
 /* Returns bytes that the socket has taken, 0: it is full, or -errno. Does not wait. */
 ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt);
+/* The same, with a send buffer that is large enough for all of it meanwhile, if this process may make it so. */
+ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt);
 /* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */
 int sock_local_strays(int fd, uint8_t **out);
 /* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
@@ -154,6 +156,11 @@ int sock_fetch(pid_t pid, int fd, uint64_t cookie);
 int sock_fetch_any(pid_t pid, const struct flow_key *key, uint64_t cookie);
 /* Drop the kernel socket of a connection that no process holds. Returns 0, also if there is none, or -errno. */
 int sock_destroy(const struct flow_key *key);
+/*
+ * Close the kernel socket with that cookie, whoever holds it, as a reset does; its peer gets one. Needs CAP_NET_ADMIN.
+ * Returns 0, also if there is none, or -errno.
+ */
+int sock_reset(const struct flow_key *key, uint64_t cookie);
 /* Ask sock_diag about a connection: 1 if it exists and no process holds it (orphan or gone), 0 if held, -errno. */
 int sock_is_orphan(const struct flow_key *key);
 

@@ -61,7 +61,6 @@ static void local_data(struct fast_thread *t, struct flow *f, struct flow *p, ui
 	local_count(t, f, p, n);
 	p->rcv_end += n;
 	p->rcv_edge = p->rcv_read + flow_rx_size(p);
-	f->snd_wnd = flow_rx_room(p);
 	f->snd_una += n;
 	f->snd_nxt = f->snd_max = f->snd_una;
 	app_heard(t, p, true);
@@ -121,6 +120,10 @@ bool local_run(struct fast_thread *t, struct flow *f)
 	n = (uint32_t)MIN(MIN(may, (uint64_t)flow_rx_room(p)), (uint64_t)LOCAL_TURN);
 	if (n)
 		local_data(t, f, p, n);
+	if (f->snd_wnd != flow_rx_room(p)) { /* for TCP_INFO */
+		f->snd_wnd = flow_rx_room(p);
+		app_counts(t, f);
+	}
 	if (n < have)
 		return n && n < may && flow_rx_room(p);
 	if (f->flags & FLOW_CLOSING)

@@ -454,6 +454,7 @@ void verdict_ask_all(struct slow *s);
 void verdict_answer(struct slow *s, struct conn *c, enum verdict v);
 void verdict_forget(struct slow *s, struct conn *c);
 void verdict_timers(struct slow *s);
+void verdict_sweep_timer(struct slow *s); /* without heartbeats: for local connections */
 
 /* congest.c */
 void congest_install(struct slow *s, struct conn *c, const char *linux_name, uint32_t srtt_us, uint32_t mss);

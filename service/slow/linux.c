@@ -79,8 +79,10 @@ void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset)
 	struct shadow_seq q;
 	uint8_t frame[128];
 
-	if (c->local)
+	if (c->local) { /* its own kernel socket knows of FINs alone */
+		sock_reset(&c->key, c->cookie);
 		return;
+	}
 	q = linux_seq(s, c);
 	if (c->peer_fin_seen)
 		q.rcv_nxt++;
@@ -89,12 +91,12 @@ void linux_mirror_rst(struct slow *s, struct conn *c, int32_t offset)
 
 void linux_closed(struct slow *s, struct conn *c)
 {
-	if (c->orphan)
-		return;
 	if (!c->local_fin) {
 		c->local_fin = true;
 		c->closed_ns = s->now_ns;
 	}
+	if (c->orphan) /* the end of its process was noticed before */
+		return;
 	if (conn_is_let_go(c)) { /* a FIN that Linux repeated may be read after its socket's end */
 		c->orphan = true;
 		conn_command(s, c, CMD_ORPHAN, 0, 0);
@@ -231,6 +233,9 @@ void linux_says(struct slow *s, struct conn *c, const struct segment *seg, const
 		c->peer_fin_seen = true;
 		q.rcv_nxt++;
 	}
+	/* its process has ended, and its FIN has not come here, or not yet: the answer counts it */
+	if (c->orphan && !seg->len && seg->seq == c->sh_snd_nxt + 1)
+		c->local_fin = true;
 	q.rcv_nxt += c->sh_slipped;
 	q.snd_nxt = c->sh_snd_nxt + (c->local_fin ? 1 : 0);
 	/* right after adoption it may not have sent all that was in its queue (a window probe lies before sh_acked) */

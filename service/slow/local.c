@@ -149,7 +149,7 @@ static void local_install(struct slow *s, struct conn *c)
 	conn_set_state(s, c, CONN_FAST);
 	counter_add(&s->counters, CNT_ADOPTED, 1);
 	app_watchers_wake(s);
-	verdict_timers(s);
+	verdict_sweep_timer(s);
 }
 
 static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
@@ -165,11 +165,11 @@ static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
 		c->peer = p->id;
 		p->peer = c->id;
 	}
+	if (p) { /* first: when @c writes to memory, and sends its FIN by the kernel, that end must know that it is paired */
+		conn_command(s, p, CMD_PEER, 0, c->id);
+		counter_add(&s->counters, CNT_LOCAL_PAIRS, 1);
+	}
 	local_install(s, c);
-	if (!p)
-		return;
-	conn_command(s, p, CMD_PEER, 0, c->id);
-	counter_add(&s->counters, CNT_LOCAL_PAIRS, 1);
 }
 
 void local_offer(struct slow *s, struct conn *c)

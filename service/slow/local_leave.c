@@ -151,7 +151,7 @@ static int local_write_back(struct conn *c, struct conn *p)
 		if (got > 0)
 			v[n++] = (struct iovec){strays, (size_t)got};
 	}
-	done = got < 0 ? got : sock_local_write(c->fd, v, n);
+	done = got < 0 ? got : sock_local_write_all(c->fd, v, n);
 	rc = done < 0 ? (int)done : local_keep(c, v, n, (size_t)done);
 	free(strays);
 	return rc;

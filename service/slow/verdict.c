@@ -198,13 +198,18 @@ static void sweep_tick(void *ctx, uint64_t now_ns)
 	}
 }
 
+void verdict_sweep_timer(struct slow *s)
+{
+	if (s->sweep_timer < 0)
+		s->sweep_timer = loop_timer(s->env.loop, NS_PER_S, NS_PER_S, sweep_tick, s);
+}
+
 /* Timers run while there are connections. */
 void verdict_timers(struct slow *s)
 {
 	if (s->heartbeat_timer < 0)
 		s->heartbeat_timer = loop_timer(s->env.loop, HEARTBEAT_TICK_NS, HEARTBEAT_TICK_NS, heartbeat_tick, s);
-	if (s->sweep_timer < 0)
-		s->sweep_timer = loop_timer(s->env.loop, NS_PER_S, NS_PER_S, sweep_tick, s);
+	verdict_sweep_timer(s);
 }
 
 /* Did the next hop's MAC address change? Also remembers it. */

@@ -90,7 +90,7 @@ class LocalLab(Lab):
         self.side = side
         spin = {"fast": {"spin_us": SPIN_US}} if SPIN_US else {}
         super().__init__("plain" if side == "plain" else "shared", start=False,
-                         config={"adopt": {"exchanges": 2, "bytes": 65536}, "shadow": {"heartbeat_ms": 10000}, **spin})
+                         config={"service": {"local": "service"}, "adopt": {"exchanges": 2, "bytes": 65536}, "shadow": {"heartbeat_ms": 10000}, **spin})
         try:
             self.server.sysctl("net.ipv4.ip_local_port_range", "12000 65000")
             self.server.sysctl("net.core.somaxconn", "4096")

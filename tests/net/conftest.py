@@ -33,6 +33,9 @@ def make_lab(request):
     made = []
 
     def make(*args, **kw):
+        if "local" in request.node.name or "test_local" in request.module.__name__:
+            config = kw.setdefault("config", {})
+            kw["config"] = dict(config, service={"local": "service", **config.get("service", {})})
         made.append(lab_module.Lab(*args, **kw))
         return made[-1]
 

@@ -151,7 +151,7 @@ class Scene:
 
 @pytest.fixture
 def scene(make_lab):
-    s = Scene(make_lab("shared", config={}))
+    s = Scene(make_lab("shared", config={"service": {"local": "service"}}))
     yield s
     s.end()
 

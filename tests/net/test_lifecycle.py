@@ -167,6 +167,35 @@ def test_application_killed(lab):
     wait_for(lambda: lab.tapas("status", "--json")["apps"] == 0, 2, "application forgotten")
 
 
+def test_application_killed_and_its_fin_late(lab):
+    """Its end is known by its process before the kernel's FIN comes, as the TAP has lost the first: Linux's answers, which
+    count the FIN, are answers all the same, and what was written goes on to the peer however slowly that reads."""
+    p, s = start_source(lab, 64 << 20)
+    port = s.getsockname()[1]
+    got = bytearray(s.recv(1 << 16))
+
+    def adopted():
+        got.extend(s.recv(1 << 16))
+        return [f for f in lab.flows("FAST") if f["remote_port"] == port]
+
+    wait_for(adopted, 3, "adoption")
+    time.sleep(0.2)
+    lab.server.run(["ip", "link", "set", "tapas0", "down"])
+    os.kill(p.pid, signal.SIGKILL)
+    p.wait(5)
+    time.sleep(0.1)
+    lab.server.run(["ip", "link", "set", "tapas0", "up"])
+    least = written(p)
+    asked = lab.counters()["heartbeat_sent"]
+    wait_for(lambda: lab.counters()["heartbeat_sent"] >= asked + 3, 10, "heartbeats after its end")
+    assert lab.status()["muted"] == 0, lab.flows()
+    rest, end = read_all(s)
+    got += rest
+    assert len(got) >= least > 0, (len(got), least, end)
+    assert bytes(got) == pattern(0, len(got))
+    s.close()
+
+
 def test_orderly_end(lab):
     """The application closes after its last byte: all of it arrives, then end of file, and Linux's sockets end too."""
     p, s = start_source(lab, 3 << 20)

@@ -170,7 +170,7 @@ def compare(cases, mode="shared"):
 
     def side(name, where):
         try:
-            with labs.Lab(where) as lab:
+            with labs.Lab(where, config={"service": {"local": "service"}} if mode in LOCAL else None) as lab:
                 got[name] = run_cases(lab, cases, local)
                 if not lab.plain:
                     assert lab.service.poll() is None, "tapasd ended by itself:\n" + lab.log()[-4000:]
