@@ -139,7 +139,7 @@ $(BUILD)/tests/net/%: tests/net/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)
 	$(Q)$(CC) $(filter-out -D_GNU_SOURCE,$(CPPFLAGS)) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $<
-$(BUILD)/tests/net/hostile_app $(BUILD)/tests/net/hostile_talk: tests/net/hostile.h service/ipc/abi.h service/ipc/msg.h
+$(BUILD)/tests/net/hostile_app $(BUILD)/tests/net/hostile_local $(BUILD)/tests/net/hostile_talk: tests/net/hostile.h service/ipc/abi.h service/ipc/msg.h
 $(LOWLEVEL): tests/net/lowlevel.c $(BUILD)/libtapas.so $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,TOOL,$@)

@@ -137,6 +137,7 @@ struct conn {
 	enum verdict verdict;
 	uint32_t hb_place; /* in slow.pending, from 1 on, while its question is open; or 0 */
 	bool muted;
+	bool hb_last; /* it is late; one more tick */
 	uint32_t hb_tries;
 	uint64_t hb_sent_ns, hb_first_ns, verdict_ns, hb_next_ns, spoke_ns;
 

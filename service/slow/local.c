@@ -215,7 +215,7 @@ static void local_killed(struct slow *s, struct conn *c)
 	bool is_left = conn_is_let_go(c);
 
 	/* whose program has closed it hears nothing of it; the other one does */
-	if (!is_left && p && p->state == CONN_FAST && conn_is_let_go(p)) {
+	if (!is_left && p && p->state == CONN_FAST && !p->failed && conn_is_let_go(p)) {
 		local_killed(s, p);
 		return;
 	}

@@ -59,10 +59,12 @@ static void verdict_tick(void *ctx, uint64_t now_ns)
 
 		if (c->state != CONN_FAST) {
 			verdict_unlist(s, c);
-		} else if (now_ns - c->hb_first_ns >= s->cfg->verdict_ms * NS_PER_MS) {
+		} else if (now_ns - c->hb_first_ns >= s->cfg->verdict_ms * NS_PER_MS && c->hb_last) {
 			verdict_unlist(s, c);
 			verdict_answer(s, c, VERDICT_SILENT);
 		} else {
+			/* this thread may have stood still: answers that came meanwhile are read before the next tick */
+			c->hb_last = now_ns - c->hb_first_ns >= s->cfg->verdict_ms * NS_PER_MS;
 			if (now_ns - c->hb_sent_ns >= VERDICT_RETRY_NS)
 				verdict_send(s, c);
 			i++;
@@ -83,6 +85,7 @@ void verdict_ask(struct slow *s, struct conn *c)
 		c->hb_place = s->npending;
 	}
 	c->hb_tries = 0;
+	c->hb_last = false;
 	c->hb_first_ns = s->now_ns;
 	verdict_send(s, c);
 	if (s->verdict_timer < 0)

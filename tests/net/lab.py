@@ -369,7 +369,7 @@ class Lab:
         return self.service
 
     def stop_service(self, sig=signal.SIGTERM):
-        rc = stop_process(self.service, 5.0, sig)
+        rc = stop_process(self.service, 15.0, sig)
         self.service = None
         return rc
 

@@ -66,6 +66,8 @@ static void bytes_wrap_in_unequal_rings(void **state)
 	assert_int_equal(got[1], sent[0]);
 	assert_int_equal(got[0], sent[1]);
 	assert_int_equal(atomic_load(&tx_slot(&a)->snd_acked), sent[0]);
+	assert_int_equal(atomic_load(&h->page->moved[a.init.flow_id]), sent[0]); /* for those who outlive the service */
+	assert_int_equal(atomic_load(&h->page->moved[b.init.flow_id]), sent[1]);
 	assert_int_equal(lab_counter(h, CNT_LOCAL_BYTES), sent[0] + sent[1]);
 	assert_int_equal(atomic_load(&h->t->stats[a.init.flow_id].tx_bytes), sent[0]);
 	assert_int_equal(atomic_load(&h->t->stats[a.init.flow_id].rx_bytes), sent[1]);
@@ -296,6 +298,8 @@ static void a_moving_end_is_waited_for(void **state)
 	assert_true(status(&b) & IPC_ST_FIN);
 	assert_int_equal(take(&a, 1000), 300);
 	assert_int_equal(prog[1].buf[5000], MARK); /* what it had before is not its any more */
+	assert_int_equal(atomic_load(&h->page->moved[a.init.flow_id]), 8000);
+	assert_int_equal(atomic_load(&h->page->moved[b.init.flow_id]), 300);
 }
 
 static void a_reset_waits_for_a_moving_end(void **state)
