@@ -26,8 +26,8 @@ void local_check(struct core *c);
 void local_tell(struct sock *s);
 /* A descriptor of it is about to be closed: if its service has died, what it has written goes to the kernel before that. */
 void local_closing(struct sock *s);
-/* It was looked at in vain. Now and then the kernel is asked: nobody may ever sleep here. */
-void local_idle(struct sock *s);
+/* A local one of @c was looked at in vain. Now and then the kernel is asked: nobody may ever sleep here. */
+void local_idle(struct core *c);
 /* Do the addresses of @fd alone say that both ends are here? */
 bool local_is_same_host(int fd);
 

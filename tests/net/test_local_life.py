@@ -399,3 +399,29 @@ def test_passed(pair, cast, library, keep):
     assert b("dialogue(%s, 5, %r)" % (c.client, work)) == [sum(work), ""]
     b("%s.shutdown(1)" % c.client)
     assert d("joined('echo')") == sum(work)
+
+
+def test_passed_after_the_other_end_has_closed(pair, cast):
+    """What is left to read goes along, to a program with the library."""
+    c, a, b = pair
+    d = cast.start("d")
+    assert b("give(%s, 1, 50000)" % c.client) == 50000
+    b("%s.close()" % c.client)
+    assert a("wait_unread(%s, 50000)" % c.server) == 50000
+    path = os.path.join(cast.lab.dir, "pass.sock")
+    d("u = unix_listener(%r)" % path)
+    d.begin("(ss := get_from(u)) and None")
+    a("pass_to(%r, %s)" % (path, c.server))
+    d.result()
+    a("%s.close()" % c.server)
+    assert d("take(ss[0], 1, ALL)") == [50000, "end"]
+
+
+def test_closed_by_an_image_that_never_used_it(pair, cast):
+    """The other end hears of it, also if it only looks now and then and never waits."""
+    c, a, b = pair
+    a.begin("execute('z', %s)" % c.server)
+    cast.arrived("z")("s0.close()")
+    b("import select; p = select.poll(); p.register(%s, select.POLLIN)" % c.client)
+    wait_for(lambda: b("p.poll(0)"), 10, "the end of the stream", step=0.001)
+    assert b("take(%s, 1, ALL)" % c.client) == [0, "end"]
