@@ -53,6 +53,8 @@ bool local_ended(const struct sock *s);
  * been read; false: bytes are lost. s->lock held.
  */
 bool survive_start(struct sock *s);
+/* Bytes are lost: both ends hear of a reset, which Linux might tell as an end in order. False: no memory. s->lock held. */
+bool survive_lost(struct sock *s);
 /* After a read: Linux's, if all has been read. Returns whether it is over. s->lock not held. */
 bool survive_end(struct sock *s);
 void survive_free(struct sock *s);
