@@ -108,7 +108,8 @@ struct conn {
 	bool asked;             /* and so does one that has a half */
 	bool again;             /* local: it could not leave, and tries again, not before leave_again_ns */
 	uint64_t leave_again_ns;
-	uint8_t *out; /* LEAVE_DRAIN: bytes from out_done on */
+	uint64_t hidden_ns; /* local: since when its socket was wanted, and could not be had; 0: it could */
+	uint8_t *out;       /* LEAVE_DRAIN: bytes from out_done on */
 	size_t out_len, out_done;
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */

@@ -19,11 +19,32 @@
 #include "service/base/log.h"
 
 #define LOCAL_AGAIN_NS (100 * NS_PER_MS) /* between two attempts to leave */
+#define LOCAL_HIDDEN_NS NS_PER_S         /* so long a socket may be out of reach */
 #define LOCAL_PIECES 5
 
 static bool local_is_held(const struct conn *c)
 {
 	return c && c->state == CONN_FAST && !c->failed && !c->orphan;
+}
+
+/*
+ * The socket of @p cannot be had: no process has it, or only one out of reach. That may be so for a moment; but whoever
+ * hides his socket must not keep the other end from going, where a call or a rule may wait for that.
+ */
+static int local_hidden(struct slow *s, struct conn *c, struct conn *p, uint32_t reason)
+{
+	if (!p->hidden_ns)
+		p->hidden_ns = s->now_ns;
+	if (s->now_ns - p->hidden_ns > LOCAL_HIDDEN_NS) {
+		log_info("pid %d, descriptor %d: out of reach, so it cannot be given back to Linux: reset",
+			 (int)p->app->pid, p->app_fd);
+		conn_abort(s, p, ECONNABORTED);
+		return 0;
+	}
+	c->again = true;
+	c->leave_reason = reason;
+	c->leave_again_ns = s->now_ns + LOCAL_AGAIN_NS;
+	return 0;
 }
 
 /* Both at once. @fd: of @c, or -1. */
@@ -50,10 +71,11 @@ int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason)
 		return fd;
 	if (local_is_held(p)) {
 		pfd = leave_fetch(p);
-		if (pfd < 0) {
+		if (pfd < 0 && sock_is_orphan(&p->key) != 1) {
 			closer_close(fd);
-			return pfd;
+			return local_hidden(s, c, p, reason);
 		}
+		p->hidden_ns = 0;
 	}
 	c->fd = fd;
 	c->again = false;

@@ -40,7 +40,7 @@ def witness(listener):
                 s, _ = listener.accept()
                 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 s.setblocking(False)
-                opened.append(s.fileno())
+                opened.append(s)
                 sel.register(s, selectors.EVENT_READ, [b"", 0])
                 continue
             try:
@@ -108,9 +108,9 @@ class Scene:
         assert self.b("talk['error']") == ""
         assert len(self.other.flows()) == 2, self.lab.flows()
 
-    def start(self, program, mode, seconds=0.5, seed=1):
+    def start(self, program, mode, seconds=0.5, seed=1, ready=None):
         return self.lab.spawn(self.lab.server, [tool(program), self.lab.socket_path, "127.0.0.1", self.port, mode,
-                                                seconds, seed])
+                                                seconds, seed], ready=ready)
 
     def finish(self, p, timeout=60):
         """What it printed, {name: [results]}; the honest program has seen an end of all its connections."""
@@ -151,7 +151,7 @@ class Scene:
 
 @pytest.fixture
 def scene(make_lab):
-    s = Scene(make_lab("shared", config={}))
+    s = Scene(make_lab("shared", config={"service": {"local": "service"}}))
     yield s
     s.end()
 
@@ -240,6 +240,22 @@ def test_stopped(scene):
     scene.lives(10)
     scene.lab.tapas("release", str(scene.honest.pid))
     wait_for(lambda: not [f for f in scene.lab.flows("FAST") if f["local_port"] == scene.port], 5, "no FAST end left")
+    p.kill()
+    scene.finish(p)
+    scene.over()
+
+
+def test_hidden(scene):
+    """Who has his sockets where the service cannot have them does not keep the honest end from its call."""
+    p = scene.start("hostile_local", "hide", seconds=60, ready="hidden")
+    wait_for(lambda: len([f for f in scene.lab.flows("FAST") if f["local_port"] == scene.port]) == 4, 5, "FAST")
+    scene.honest("background('hand', lambda: opened[0].send(b'x', socket.MSG_OOB))")
+    assert scene.honest("joined('hand', 20)") in (1, "EBADF", *ENDS)  # the witness may have closed it first
+    scene.lab.tapas("release", str(scene.honest.pid))
+    wait_for(lambda: len(scene.seen()) == 4, 10, "an end of each: %s" % scene.lab.flows(), 0.1)
+    # of the one that two threads use, one has been told of the reset already
+    assert [how for _, how in scene.seen()].count("ECONNRESET") >= 3, scene.seen()
+    assert p.poll() is None
     p.kill()
     scene.finish(p)
     scene.over()
