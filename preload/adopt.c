@@ -336,6 +336,7 @@ static void settle_died(struct sock *s)
 		verbose(s, "is Linux's: the service has gone", 0);
 		if (s->survivor) {
 			s->tx_kernel = true;
+			ep_items_mark(s, NULL);
 			return;
 		}
 		if (s->try_at != NEVER)
@@ -345,9 +346,12 @@ static void settle_died(struct sock *s)
 		settle_watched(s);
 		return;
 	}
-	/* nobody knows the stream any more: the other end hears of a reset */
-	if (s->st.local)
-		syscall(SYS_connect, s->fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+	/* nobody knows the stream any more */
+	if (s->st.local && survive_lost(s)) {
+		local_unwatch(s);
+		ep_items_mark(s, NULL);
+		return;
+	}
 	libc()->shutdown(s->fd, SHUT_RDWR);
 	settle_linux(s, true);
 	s->try_at = NEVER;

@@ -176,7 +176,8 @@ ssize_t io_recv(struct sock *s, const struct iovec *iov, int cnt, int flags)
 		if (err || (done && recv_over(s)))
 			return err < 0 ? fail(-err) : (ssize_t)done;
 		if (dontwait) {
-			local_idle(s);
+			if (s->st.local)
+				local_idle(s->core);
 			return done ? (ssize_t)done : fail(EAGAIN);
 		}
 		if (!deadline)

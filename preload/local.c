@@ -238,12 +238,12 @@ void local_closing(struct sock *s)
 	errno = saved;
 }
 
-void local_idle(struct sock *s)
+void local_idle(struct core *c)
 {
 	static _Thread_local uint32_t looks __attribute__((tls_model("initial-exec")));
 
-	if (s->st.local && ++looks % IDLE_LOOKS == 0)
-		local_check(s->core);
+	if (++looks % IDLE_LOOKS == 0)
+		local_check(c);
 }
 
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)

@@ -26,8 +26,8 @@ void local_check(struct core *c);
 void local_tell(struct sock *s);
 /* A descriptor of it is about to be closed: if its service has died, what it has written goes to the kernel before that. */
 void local_closing(struct sock *s);
-/* It was looked at in vain. Now and then the kernel is asked: nobody may ever sleep here. */
-void local_idle(struct sock *s);
+/* A local one of @c was looked at in vain. Now and then the kernel is asked: nobody may ever sleep here. */
+void local_idle(struct core *c);
 /* Do the addresses of @fd alone say that both ends are here? */
 bool local_is_same_host(int fd);
 
@@ -53,6 +53,8 @@ bool local_ended(const struct sock *s);
  * been read; false: bytes are lost. s->lock held.
  */
 bool survive_start(struct sock *s);
+/* Bytes are lost: both ends hear of a reset, which Linux might tell as an end in order. False: no memory. s->lock held. */
+bool survive_lost(struct sock *s);
 /* After a read: Linux's, if all has been read. Returns whether it is over. s->lock not held. */
 bool survive_end(struct sock *s);
 void survive_free(struct sock *s);

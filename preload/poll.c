@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "preload/epoll.h"
+#include "preload/local.h"
 #include "preload/poll.h"
 #include "preload/share.h"
 #include "preload/user.h"
@@ -39,6 +40,7 @@ struct set {
 	nfds_t n, hole;   /* hole: an entry that the kernel's copy does not use, or n */
 	uint32_t adopted; /* entries that are not Linux's alone */
 	bool eps;         /* some are epoll instances */
+	bool local;       /* some are local connections */
 	bool away;        /* of some the service could not be asked at once: soon again */
 	struct core *core;
 	uint64_t contexts;
@@ -175,6 +177,7 @@ static int set_look(struct set *set)
 			set->core = s->core;
 			set->contexts |= 1ull << s->context;
 		}
+		set->local |= s->st.local;
 		ev = sock_events(s, interest) & (interest | POLLERR | POLLHUP);
 		set->app[i].revents = (short)ev;
 		ready += ev != 0;
@@ -234,6 +237,8 @@ static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 	ready = set_look(set);
 	if (!deadline && set->adopted) {
 		set_learn(set);
+		if (!ready && set->local && set->core)
+			local_idle(set->core);
 		ready = set_look(set);
 	}
 	if (!ready && deadline && set->adopted) {

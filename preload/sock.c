@@ -213,6 +213,12 @@ static int return_ask(struct sock *s, int fd)
 	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
 }
 
+/* The other end of a local connection has closed: what it has left can be read in memory only, and nowhere be put. */
+static bool must_stay(const struct sock *s)
+{
+	return s->st.local && stream_status(&s->st) & IPC_ST_FIN && stream_unread(&s->st);
+}
+
 int sock_return(struct sock *s, int fd, bool keep)
 {
 	uint64_t deadline = clock_now_ns() + RETURN_LIMIT_NS;
@@ -233,6 +239,8 @@ int sock_return(struct sock *s, int fd, bool keep)
 			if (!asked)
 				err = return_ask(s, fd);
 			asked = true;
+			if (!err && must_stay(s))
+				return -EBUSY;
 			if (!err)
 				err = wait_sock(s, WAIT_LEFT, deadline);
 		} else if (!sock_settle(s)) {

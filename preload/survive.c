@@ -135,9 +135,23 @@ void survive_free(struct sock *s)
 	s->survivor = NULL;
 }
 
+bool survive_lost(struct sock *s)
+{
+	struct ipc_slot *slot;
+
+	/* the other end, if it does not know it yet */
+	syscall(SYS_connect, s->fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+	if (s->survivor || !keep(s, NULL, 0))
+		return false;
+	slot = s->st.slot;
+	atomic_store_explicit(&slot->error, ECONNRESET, memory_order_relaxed);
+	atomic_store_explicit(&slot->status, IPC_FAST | IPC_ST_ERROR, memory_order_release);
+	return true;
+}
+
 bool survive_end(struct sock *s)
 {
-	if (!s->survivor || stream_unread(&s->st) || !lock_take(&s->lock))
+	if (!s->survivor || sock_failed(s) || stream_unread(&s->st) || !lock_take(&s->lock))
 		return false;
 	if (sock_state(s) == SOCK_FAST && !stream_unread(&s->st)) {
 		s->tx_kernel = false;

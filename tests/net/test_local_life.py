@@ -186,12 +186,19 @@ def test_service_stops_at_rest(pair, stopped):
 
 
 def test_service_killed(make_lab):
-    """SIGKILL in the middle of streams. Aim: as when it stops."""
+    """SIGKILL in the middle of streams: they go on in Linux; those where a FIN is ahead of bytes that were not moved, and
+    those in the middle of changing over, end in a reset, but no end comes too early, and no byte is wrong."""
     lab = make_lab("shared")
     server, client = streams(lab, 40, scale(8 << 20, 3 << 20))
+    time.sleep(0.2)
     stop(lab, signal.SIGKILL)
     here, there = results(client, 120), finish(server)
-    assert here["ok"] == there["ok"] == 40 and here["bad"] == there["bad"] == 0, (here, there)
+    if lab.plain:
+        assert here["ok"] == there["ok"] == 40, (here, there)
+        return
+    assert min(here["ok"], there["ok"]) >= 20, (here, there)
+    for r in (here, there):
+        assert "wrong" not in r["error"] and "early" not in r["error"] and "not finished" not in r["error"], (here, there)
 
 
 def test_service_killed_at_rest(pair):
@@ -399,3 +406,29 @@ def test_passed(pair, cast, library, keep):
     assert b("dialogue(%s, 5, %r)" % (c.client, work)) == [sum(work), ""]
     b("%s.shutdown(1)" % c.client)
     assert d("joined('echo')") == sum(work)
+
+
+def test_passed_after_the_other_end_has_closed(pair, cast):
+    """What is left to read goes along, to a program with the library."""
+    c, a, b = pair
+    d = cast.start("d")
+    assert b("give(%s, 1, 50000)" % c.client) == 50000
+    b("%s.close()" % c.client)
+    assert a("wait_unread(%s, 50000)" % c.server) == 50000
+    path = os.path.join(cast.lab.dir, "pass.sock")
+    d("u = unix_listener(%r)" % path)
+    d.begin("(ss := get_from(u)) and None")
+    a("pass_to(%r, %s)" % (path, c.server))
+    d.result()
+    a("%s.close()" % c.server)
+    assert d("take(ss[0], 1, ALL)") == [50000, "end"]
+
+
+def test_closed_by_an_image_that_never_used_it(pair, cast):
+    """The other end hears of it, also if it only looks now and then and never waits."""
+    c, a, b = pair
+    a.begin("execute('z', %s)" % c.server)
+    cast.arrived("z")("s0.close()")
+    b("import select; p = select.poll(); p.register(%s, select.POLLIN)" % c.client)
+    wait_for(lambda: b("p.poll(0)"), 10, "the end of the stream", step=0.001)
+    assert b("take(%s, 1, ALL)" % c.client) == [0, "end"]

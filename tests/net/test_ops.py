@@ -68,6 +68,7 @@ def test_adopted_at_other_moments(make_lab, exchanges):
             options=["pause=%d" % (5 if exchanges else 0)], carried=not exchanges)
 
 
+@far
 @pytest.mark.parametrize("where", list(LOCAL))
 def test_local(make_lab, where):
     """Both ends are local: 10,000 seeds in all in the full run."""
