@@ -253,12 +253,12 @@ void slow_from_watch(void *ctx, const struct watch_event *e)
 			return;
 		break;
 	case WATCH_RULES:
+	case WATCH_OVERFLOW: /* perhaps a rule, too */
 		local_release_all(s, IPC_REASON_RULES);
 		break;
 	case WATCH_ROUTE:
 	case WATCH_ADDRESS:
 	case WATCH_LINK:
-	case WATCH_OVERFLOW:
 		break;
 	}
 	counter_add(&s->counters, CNT_LINUX_CHANGE, 1);
