@@ -249,7 +249,10 @@ static void settle_linux(struct sock *s, bool died)
 	} else if (!is_refused_once(reason)) {
 		s->try_at = NEVER;
 	}
-	s->same_host |= reason == IPC_REASON_PEER;
+	if (!died && reason == IPC_REASON_PEER) {
+		s->same_host = true;
+		atomic_store_explicit(&s->offer, core_slot(s->core, s->slot), memory_order_release);
+	}
 	verbose(s, died ? "stays with Linux: the service has gone" : "stays with Linux", died ? 0 : reason);
 	atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);
 	ep_items_to_kernel(s);

@@ -84,6 +84,7 @@ void inherit_child(struct sock *s)
 		s->heir_of->heirs++;
 	s->slot = SLOT_NONE;
 	s->core = NULL;
+	s->offer = NULL;   /* in memory that only the parent has */
 	s->marked = false; /* the parent's */
 	s->outside = 0;
 	s->brief_calls = 0;

@@ -271,8 +271,10 @@ static void count(struct sock *s, int dir, ssize_t n)
 /* A local connection of which only this end has asked: does the other one ask now? */
 static bool is_invited(const struct sock *s)
 {
-	return s->same_host && s->slot != SLOT_NONE && s->tries < INVITATIONS && s->try_at != NEVER &&
-	       atomic_load_explicit(&core_slot(s->core, s->slot)->invited, memory_order_relaxed);
+	struct ipc_slot *offer = atomic_load_explicit(&s->offer, memory_order_acquire); /* its memory stays mapped */
+
+	return offer && s->tries < INVITATIONS && s->try_at != NEVER &&
+	       atomic_load_explicit(&offer->invited, memory_order_relaxed);
 }
 
 /* Of a local connection both ends must ask at about the same time: each when it has answered the other one. */

@@ -127,6 +127,8 @@ struct sock {
 	_Atomic uint32_t tx_waits;
 	void *survivor; /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
 	size_t survivor_size;
+	_Atomic(struct ipc_slot *)
+		offer;           /* its slot, which the service may set `invited` in; NULL: it has not offered */
 	_Atomic bool same_host;  /* both ends are on this host, as far as is known */
 	bool passed;             /* sent in a message, who knows to whom */
 	struct sock *index_next; /* share.c's */

@@ -18,7 +18,7 @@ struct stream {
 	uint8_t *rx, *tx;
 	uint32_t rx_size, tx_size;
 	uint32_t index, thread, flow_id; /* slot, fast thread */
-	bool local;                      /* the peer is on this host: see local.h */
+	_Atomic bool local;              /* the peer is on this host: see local.h */
 	bool corked;                     /* TCP_CORK, as opposed to MSG_MORE */
 	_Atomic uint32_t lowat;          /* TCP_NOTSENT_LOWAT; 0: none */
 	_Atomic uint64_t rung_read;      /* rcv_read when the service was last told of it */
