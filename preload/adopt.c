@@ -309,6 +309,7 @@ static void settle_returned(struct sock *s)
 
 	s->asked = false;
 	local_unwatch(s);
+	s->rx_kernel = s->tx_kernel = false;
 	if (reason == IPC_REASON_STRAY && s->strays < 6)
 		s->strays++;
 	if (s->keep_linux || reason == IPC_REASON_URGENT)
@@ -338,10 +339,10 @@ static void settle_died(struct sock *s)
 		local_unwatch(s);
 		verbose(s, "is Linux's: the service has gone", 0);
 		if (s->survivor) {
-			s->tx_kernel = true;
 			ep_items_mark(s, NULL);
 			return;
 		}
+		s->rx_kernel = s->tx_kernel = false;
 		if (s->try_at != NEVER)
 			try_after(s, 16, RETRY_BYTES);
 		atomic_store_explicit(&s->state, SOCK_LINUX, memory_order_release);

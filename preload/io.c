@@ -20,8 +20,6 @@
 #include "preload/user.h"
 #include "service/base/clock.h"
 
-#define IOV_REST 64 /* buffers of one call that go on elsewhere; a longer call ends short */
-
 static ssize_t fail(int err)
 {
 	errno = err;
@@ -81,12 +79,11 @@ static int recv_ended(struct sock *s)
 	return 1; /* after the peer's FIN also if an error followed, which SO_ERROR tells */
 }
 
-/* @iov without its first @skip bytes, in @rest (room for cnt). Returns its count. */
-static int iov_rest(const struct iovec *iov, int cnt, size_t skip, struct iovec *rest)
+int iov_rest(const struct iovec *iov, int cnt, size_t skip, struct iovec rest[IOV_REST])
 {
 	int n = 0;
 
-	for (int i = 0; i < cnt; i++) {
+	for (int i = 0; i < cnt && n < IOV_REST; i++) {
 		if (skip >= iov[i].iov_len) {
 			skip -= iov[i].iov_len;
 			continue;
@@ -115,7 +112,7 @@ static ssize_t io_elsewhere(struct sock *s, const struct iovec *iov, int cnt, si
 	fd = s->fd;
 	if (io == IO_LINUX && dir == IO_IN && !done)
 		io = outside_wait(s, &fd, flags);
-	m.msg_iovlen = (size_t)iov_rest(iov, MIN(cnt, IOV_REST), done, rest);
+	m.msg_iovlen = (size_t)iov_rest(iov, cnt, done, rest);
 	if (io == IO_FAST) {
 		n = dir == IO_IN ? io_recv(s, rest, (int)m.msg_iovlen, flags)
 				 : io_send(s, rest, (int)m.msg_iovlen, flags);

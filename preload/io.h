@@ -6,6 +6,7 @@
 #include "preload/brief.h"
 
 #define IO_MAX 0x7ffff000u /* bytes that Linux moves in one call */
+#define IOV_REST 64        /* pieces of one call that go on in the kernel; a longer call ends short */
 
 /*
  * Return bytes, or -1 with errno. Block as the socket and @flags say. The array @iov has been checked; what it
@@ -18,6 +19,8 @@ void io_sigpipe(int flags);
 
 /* As the kernel looks at an array of pieces. Returns its bytes, at most IO_MAX, -EINVAL or -EFAULT. */
 ssize_t iov_check(const struct iovec *iov, size_t cnt);
+/* @iov without its first @skip bytes, at most IOV_REST pieces of it, in @rest. Returns how many. */
+int iov_rest(const struct iovec *iov, int cnt, size_t skip, struct iovec rest[IOV_REST]);
 
 static inline size_t iov_total(const struct iovec *iov, int cnt)
 {

@@ -13,13 +13,13 @@
 #include <sys/ioctl.h>
 
 #include "preload/epoll.h"
+#include "preload/io.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
 
 #define NEWS 32
 #define IDLE_LOOKS 64 /* looks in vain between two questions to the kernel */
 #define TELLS 8
-#define PIECES 64 /* buffers of one call in the kernel; a longer call ends short */
 #define ROOM_NS (5 * NS_PER_MS)
 #define CHANGE_NS (NS_PER_MS / 10)
 #define CHANGE_LOOKS 500    /* of a call that may block, once for each connection */
@@ -44,10 +44,8 @@ void local_watch(struct sock *s)
 
 void local_unwatch(struct sock *s)
 {
-	if (!s->st.local)
-		return;
-	news_ctl(s->core, EPOLL_CTL_DEL, s->fd, s->slot);
-	s->rx_kernel = s->tx_kernel = false;
+	if (s->st.local)
+		news_ctl(s->core, EPOLL_CTL_DEL, s->fd, s->slot);
 }
 
 /* The kernel socket of @slot says @events. */
@@ -125,22 +123,6 @@ uint32_t local_events(const struct sock *s)
 	return ev;
 }
 
-/* @iov without its first @skip bytes. Returns the count. */
-static int rest_of(const struct iovec *iov, int cnt, size_t skip, struct iovec *rest)
-{
-	int n = 0;
-
-	for (int i = 0; i < cnt && n < PIECES; i++) {
-		if (skip >= iov[i].iov_len) {
-			skip -= iov[i].iov_len;
-			continue;
-		}
-		rest[n++] = (struct iovec){(char *)iov[i].iov_base + skip, iov[i].iov_len - skip};
-		skip = 0;
-	}
-	return n;
-}
-
 /* Nothing more comes by the kernel. */
 static void rx_is_over(struct sock *s)
 {
@@ -153,8 +135,8 @@ ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	uint32_t over = IPC_ST_FIN | IPC_ST_ERROR;
 	/* looked at before the kernel: if there is something, all that was sent before is in the kernel's queue */
 	bool memory = stream_unread(&s->st) || stream_status(&s->st) & over;
-	struct iovec rest[PIECES];
-	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	struct iovec rest[IOV_REST];
+	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)iov_rest(iov, cnt, skip, rest)};
 	int saved = errno, err;
 	ssize_t n;
 
@@ -174,8 +156,8 @@ ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 
 ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
 {
-	struct iovec rest[PIECES];
-	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)rest_of(iov, cnt, skip, rest)};
+	struct iovec rest[IOV_REST];
+	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)iov_rest(iov, cnt, skip, rest)};
 	int saved = errno, err;
 	ssize_t n;
 

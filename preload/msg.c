@@ -13,9 +13,9 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#include "preload/local.h"
 #include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/local.h"
 #include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"

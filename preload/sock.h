@@ -127,12 +127,11 @@ struct sock {
 	_Atomic uint32_t tx_waits;
 	void *survivor; /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
 	size_t survivor_size;
-	_Atomic(struct ipc_slot *)
-		offer;           /* its slot, which the service may set `invited` in; NULL: it has not offered */
-	_Atomic bool same_host;  /* both ends are on this host, as far as is known */
-	bool passed;             /* sent in a message, who knows to whom */
-	struct sock *index_next; /* share.c's */
-	uint64_t index_cookie;   /* 0: not in the index */
+	_Atomic(struct ipc_slot *) offer; /* where the service may say `invited`; NULL: it has not offered */
+	_Atomic bool same_host;           /* both ends are on this host, as far as is known */
+	bool passed;                      /* sent in a message, who knows to whom */
+	struct sock *index_next;          /* share.c's */
+	uint64_t index_cookie;            /* 0: not in the index */
 
 	uint32_t opts; /* IPC_OPT_* asked for by setsockopt() */
 	_Atomic bool shut_rd, shut_wr, err_taken;

@@ -13,11 +13,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "preload/local.h"
 #include "preload/brief.h"
 #include "preload/handback.h"
 #include "preload/inherit.h"
 #include "preload/io.h"
+#include "preload/local.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
 

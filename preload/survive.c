@@ -73,8 +73,11 @@ static bool give(int fd, struct iovec *v, int cnt)
 	return true;
 }
 
-/* A place for the unread bytes, and a slot that says that they are there. */
-static bool keep(struct sock *s, const struct iovec *v, int cnt)
+/*
+ * A place for the unread bytes, and a slot that says that they are there, and, with @error, that all is over: else the
+ * writer, who may be in a call, writes to the kernel from here on.
+ */
+static bool keep(struct sock *s, const struct iovec *v, int cnt, uint32_t error)
 {
 	size_t n = (cnt ? v[0].iov_len : 0) + (cnt > 1 ? v[1].iov_len : 0), size = 4096, at = 0;
 	struct survivor *k;
@@ -92,9 +95,10 @@ static bool keep(struct sock *s, const struct iovec *v, int cnt)
 	s->st.rx = k->rx;
 	s->st.rx_size = (uint32_t)size;
 	s->rx_kernel = false;
-	s->tx_kernel = true;
+	s->tx_kernel = !error;
+	atomic_store_explicit(&k->slot.error, error, memory_order_relaxed);
 	/* last: the status is what others look at first */
-	atomic_store_explicit(&k->slot.status, IPC_FAST, memory_order_release);
+	atomic_store_explicit(&k->slot.status, IPC_FAST | (error ? IPC_ST_ERROR : 0), memory_order_release);
 	s->st.slot = &k->slot;
 	return true;
 }
@@ -125,7 +129,7 @@ bool survive_start(struct sock *s)
 	if (!give(s->fd, v, cnt))
 		return false;
 	cnt = range(v, s->st.rx, s->st.rx_size, read, got);
-	return !cnt || keep(s, v, cnt);
+	return !cnt || keep(s, v, cnt, 0);
 }
 
 void survive_free(struct sock *s)
@@ -137,16 +141,9 @@ void survive_free(struct sock *s)
 
 bool survive_lost(struct sock *s)
 {
-	struct ipc_slot *slot;
-
 	/* the other end, if it does not know it yet */
 	syscall(SYS_connect, s->fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
-	if (s->survivor || !keep(s, NULL, 0))
-		return false;
-	slot = s->st.slot;
-	atomic_store_explicit(&slot->error, ECONNRESET, memory_order_relaxed);
-	atomic_store_explicit(&slot->status, IPC_FAST | IPC_ST_ERROR, memory_order_release);
-	return true;
+	return !s->survivor && keep(s, NULL, 0, ECONNRESET);
 }
 
 bool survive_end(struct sock *s)

@@ -7,7 +7,6 @@
  * look at its `file`. The service is looked for by one thread at a time, and nobody waits.
  */
 #define _GNU_SOURCE 1
-#include "preload/local.h"
 #include "preload/sock.h"
 
 #include <errno.h>
@@ -16,6 +15,7 @@
 #include <sys/auxv.h>
 
 #include "preload/brief.h"
+#include "preload/local.h"
 #include "preload/share.h"
 #include "preload/user.h"
 #include "preload/wait.h"

@@ -14,6 +14,7 @@
 #include "service/base/addr.h"
 #include "service/base/compiler.h"
 #include "service/base/log.h"
+#include "service/ipc/abi.h"
 
 enum key_type {
 	KEY_TEXT,
@@ -48,7 +49,7 @@ static const struct key keys[] = {
 	{"service", "socket", KEY_TEXT, AT(socket), 0, 0, "the path of the control socket"},
 	{"service", "local", KEY_LOCAL, AT(local), 0, 0, "off or service"},
 	{"service", "group", KEY_TEXT, AT(group), 0, 0, "the name of a group"},
-	{"service", "max_flows", KEY_U32, AT(max_flows), 16, 16384, "a number from 16 to 16384"},
+	{"service", "max_flows", KEY_U32, AT(max_flows), 16, IPC_FLOWS, "a number from 16 to 16384"},
 	{"service", "max_apps", KEY_U32, AT(max_apps), 1, 256, "a number from 1 to 256"},
 	{"service", "app_memory", KEY_U64, AT(app_memory), 16 * MB, 64 * GB, "a size from 16M to 64G"},
 	{"service", "rx_buffer", KEY_U32, AT(rx_buffer), 16 * KB, 4 * MB, "a power of two from 16K to 4M"},
@@ -90,7 +91,7 @@ void config_default(struct config *c)
 		.socket = "/run/tapas/tapasd.sock",
 		.group = "tapas",
 		.local = CONFIG_LOCAL_OFF,
-		.max_flows = 16384,
+		.max_flows = IPC_FLOWS,
 		.max_apps = 256,
 		.app_memory = 4 * GB,
 		.rx_buffer = 64 * KB,

@@ -19,7 +19,7 @@
 
 #define LOCAL_ROOM (16 << 20) /* twice what two buffers hold at most, with what Linux counts beside the bytes */
 
-int sock_local_counts(int fd, struct sock_state *st)
+int sock_local_examine(int fd, struct sock_state *st)
 {
 	struct tcp_info info = {0};
 	socklen_t len = sizeof info;
@@ -38,9 +38,7 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie)
 {
 	struct sock_diag d;
 
-	if (sock_diag_any(key, &d))
-		return SOCK_END_GONE;
-	if (d.cookie != cookie)
+	if (sock_diag_any(key, &d) || d.cookie != cookie)
 		return SOCK_END_GONE;
 	if (d.state == TCP_STATE_TIME_WAIT) /* it has no inode, whether or not the socket is held */
 		return SOCK_END_OVER;
@@ -52,7 +50,7 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie)
 	return d.unread > (d.state == TCP_STATE_CLOSE_WAIT) ? SOCK_END_STRAY : SOCK_END_OPEN;
 }
 
-static ssize_t write_now(int fd, const struct iovec *iov, int cnt)
+ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
 {
 	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)cnt};
 	ssize_t n;
@@ -61,11 +59,6 @@ static ssize_t write_now(int fd, const struct iovec *iov, int cnt)
 		n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? (errno == EAGAIN ? 0 : -errno) : n;
-}
-
-ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt)
-{
-	return write_now(fd, iov, cnt);
 }
 
 ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt)
@@ -78,7 +71,7 @@ ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt)
 
 	if (known && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &more, sizeof more))
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &more, sizeof more); /* as far as an ordinary user may */
-	n = write_now(fd, iov, cnt);
+	n = sock_local_write(fd, iov, cnt);
 	if (!known)
 		return n;
 	size /= 2; /* Linux doubles it */

@@ -112,8 +112,11 @@ int sock_filter_attach_closed(int fd);
 bool sock_is_used(int fd);
 /* Say that the socket is being made the connection again (IPC_RESTORED_BYTE), or that it is. @fd may be -1. */
 void sock_restored_lock(int fd, bool on);
-/* Connections both ends of which are here (local.c). The buffers' sizes and the counts of one. Returns 0 or -errno. */
-int sock_local_counts(int fd, struct sock_state *st);
+/*
+ * Connections both ends of which are here (local.c). Into @st what is used of one: MSS, RTT, and the sizes of the
+ * buffers as far as its program has set them. Returns 0, or -EBADFD: it is not ESTABLISHED.
+ */
+int sock_local_examine(int fd, struct sock_state *st);
 enum sock_end {
 	SOCK_END_OPEN,
 	SOCK_END_STRAY, /* open, and with bytes in its receive queue */

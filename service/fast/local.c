@@ -67,7 +67,6 @@ static void local_data(struct fast_thread *t, struct flow *f, struct flow *p, ui
 	app_spoke(t, f);
 	app_delivered(t, p);
 	app_acked(t, f);
-	thread_stats(t, f);
 	thread_stats(t, p);
 }
 
@@ -120,9 +119,9 @@ bool local_run(struct fast_thread *t, struct flow *f)
 	n = (uint32_t)MIN(MIN(may, (uint64_t)flow_rx_room(p)), (uint64_t)LOCAL_TURN);
 	if (n)
 		local_data(t, f, p, n);
-	if (f->snd_wnd != flow_rx_room(p)) { /* for TCP_INFO */
-		f->snd_wnd = flow_rx_room(p);
-		app_counts(t, f);
+	if (n || f->snd_wnd != flow_rx_room(p)) {
+		f->snd_wnd = flow_rx_room(p); /* for TCP_INFO */
+		thread_stats(t, f);
 	}
 	if (n < have)
 		return n && n < may && flow_rx_room(p);

@@ -57,6 +57,7 @@ enum ipc_state {
 #define IPC_ST_OVER 0x1000u     /* and both FINs are acknowledged: Linux knows no connection any more */
 #define IPC_ST_RX_AWAY 0x2000u /* another process receives: rcv_read stays IPC_FROZEN, the receive buffer is not used */
 #define IPC_ST_TX_AWAY 0x4000u /* another process sends: snd_end stays IPC_FROZEN, the transmit buffer is not used */
+#define IPC_ST_PAIRED 0x8000u  /* local: the other end is FAST, too */
 
 /*
  * The service closes a record for good by setting this bit in snd_end and rcv_read, and takes
@@ -73,7 +74,6 @@ enum ipc_state {
 #define IPC_HALF_RX 1u
 #define IPC_HALF_TX 2u
 #define IPC_HALVES (IPC_HALF_RX | IPC_HALF_TX)
-#define IPC_ST_PAIRED 0x8000u                          /* local: the other end is FAST, too */
 #define IPC_AWAY(status) ((status) >> 13 & IPC_HALVES) /* the halves that are elsewhere */
 static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY) == IPC_HALF_TX, "one by one");
 #define IPC_HALF_BACK 4u /* it was taken from here: to be had only if it was not used since; else the answer is Linux */

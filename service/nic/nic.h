@@ -62,8 +62,8 @@ int nic_probe(const char *ifname, struct nic_info *out);
  */
 int nic_open(const struct nic_config *cfg, struct nic **out, char *why, unsigned why_size);
 /*
- * Instead: no interface at all, for connections within the host. It has one port, which never has a frame nor room for
- * one, XDP counts as attached, no flow can be added, and there is no map of words.
+ * Instead: no interface at all, for connections within the host. It has one port, which never has a frame and always
+ * room, XDP counts as attached, no flow can be added, and there is no map of words.
  */
 int nic_open_none(struct nic **out);
 void nic_close(struct nic *n);

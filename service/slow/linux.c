@@ -27,11 +27,6 @@ void linux_inject(struct slow *s, const uint8_t *frame, uint32_t len)
 		counter_add(&s->counters, CNT_TAP_TX_LOST, 1);
 }
 
-/*
- * A local connection has no shadow: its kernel sockets are connected with each other, and what is mirrored elsewhere
- * reaches them without us.
- */
-
 /* The numbers to build with: acknowledging what the shadow was told so far. */
 struct shadow_seq linux_seq(struct slow *s, struct conn *c)
 {
@@ -53,7 +48,7 @@ void linux_ack(struct slow *s, struct conn *c, uint32_t ack)
 	struct shadow_seq q;
 	uint8_t frame[128];
 
-	if (c->local)
+	if (c->local) /* it has no shadow: its kernel sockets are connected with each other */
 		return;
 	if (seq_gt(ack, c->sh_acked))
 		c->sh_acked = ack;
@@ -68,7 +63,7 @@ void linux_mirror_fin(struct slow *s, struct conn *c)
 	struct shadow_seq q;
 	uint8_t frame[128];
 
-	if (c->local)
+	if (c->local) /* the other end's socket has sent its own */
 		return;
 	q = linux_seq(s, c);
 	linux_inject(s, frame, shadow_fin(&q, frame));

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Connections both ends of which are on this host, in programs with the library: adoption and close. Linux has made the
  * connection, and its two sockets stay connected; the bytes go from one application's memory to the other's
@@ -107,7 +108,7 @@ static uint32_t local_prepare(struct slow *s, struct conn *c)
 		return IPC_REASON_USED;
 	if (adopt_fails(s, 2))
 		return IPC_REASON_FAULT;
-	if (sock_local_counts(c->fd, &c->sock))
+	if (sock_local_examine(c->fd, &c->sock))
 		return IPC_REASON_STATE;
 	if (adopt_fails(s, 3))
 		return IPC_REASON_FAULT;
@@ -164,8 +165,7 @@ static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
 	if (p) {
 		c->peer = p->id;
 		p->peer = c->id;
-	}
-	if (p) { /* first: when @c writes to memory, and sends its FIN by the kernel, that end must know that it is paired */
+		/* first: when @c writes to memory, and sends its FIN by the kernel, that end must know that it is paired */
 		conn_command(s, p, CMD_PEER, 0, c->id);
 		counter_add(&s->counters, CNT_LOCAL_PAIRS, 1);
 	}

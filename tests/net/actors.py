@@ -173,6 +173,11 @@ class Cast:
             self.came[who] = Actor(self, who, int(pid), sock)
         return self.came.pop(name)
 
+    def forked(self, parent, name):
+        """A new child of it, with all that it has."""
+        parent("fork(%r)" % name)
+        return self.arrived(name)
+
     def connect(self, at_server, at_client, addr="127.0.0.1", source=None, warm=True):
         self.used += 1
         c = Connection(self.lab, at_server, at_client, self.used)

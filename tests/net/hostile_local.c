@@ -22,23 +22,24 @@ struct worker {
 	pthread_t thread;
 };
 
-/* Carries data for the time that is asked for, while @body does its work. Returns what came back. */
-static uint64_t carry_beside(void *(*body)(void *), struct worker *w)
+/*
+ * Connections of @a, which is started, carry data for the time that is asked for, while @body does its work. Says
+ * whether the service still listens to us, what came back, and how often @body did it.
+ */
+static void run_beside(const char *name, void *(*body)(void *), struct app *a)
 {
+	struct conn c[CONNS];
+	struct worker w = {.app = a, .conn = c, .rnd = rnd};
 	uint64_t got;
 
-	if (pthread_create(&w->thread, NULL, body, w))
+	app_start(a, c, CONNS);
+	if (pthread_create(&w.thread, NULL, body, &w))
 		die("thread");
-	got = carry(w->app, w->conn, CONNS, seconds);
+	got = carry(a, c, CONNS, seconds);
 	atomic_store(&stop, true);
-	pthread_join(w->thread, NULL);
-	return got;
-}
-
-static void report(const char *name, struct app *a, uint64_t got, uint64_t count)
-{
+	pthread_join(w.thread, NULL);
 	say(name, "%s %llu %llu", ctl_closed(a->ctl, 50) ? "closed" : "open", (unsigned long long)got,
-	    (unsigned long long)count);
+	    (unsigned long long)w.count);
 }
 
 /* ---- look, under ---- */
@@ -60,13 +61,8 @@ static void *look_body(void *arg)
 static void mode_look(void)
 {
 	struct app a;
-	struct conn c[CONNS];
-	struct worker w = {.app = &a, .conn = c, .rnd = rnd};
-	uint64_t got;
 
-	app_start(&a, c, CONNS);
-	got = carry_beside(look_body, &w);
-	report("look", &a, got, w.count);
+	run_beside("look", look_body, &a);
 	request(a.ctl, IPC_MSG_LOOK, IPC_SLOTS, 0, 0, 0, -1);
 	say("look-range", ctl_closed(a.ctl, 300) ? "closed" : "open");
 }
@@ -87,13 +83,8 @@ static void *under_body(void *arg)
 static void mode_under(void)
 {
 	struct app a;
-	struct conn c[CONNS];
-	struct worker w = {.app = &a, .conn = c, .rnd = rnd};
-	uint64_t got;
 
-	app_start(&a, c, CONNS);
-	got = carry_beside(under_body, &w);
-	report("under", &a, got, w.count);
+	run_beside("under", under_body, &a);
 }
 
 /* ---- drained ---- */

@@ -33,8 +33,7 @@ def test_writer_killed(cast, sig):
     a, b = cast.start("a"), cast.start("b")
     rnd = random.Random(1)
     for i in range(scale(100, 12)):
-        b("fork('k%d')" % i)
-        k, path = cast.arrived("k%d" % i), os.path.join(cast.lab.dir, "told%d" % i)
+        k, path = cast.forked(b, "k%d" % i), os.path.join(cast.lab.dir, "told%d" % i)
         c = cast.connect(a, k)
         k.begin("source(%s, %d, %r, %d)" % (c.client, i, path, rnd.choice((10, 1000, 16384))))
         a.begin("take(%s, %d, ALL)" % (c.server, i))
@@ -50,8 +49,7 @@ def test_killed_while_nobody_reads(cast):
     """The same when the reader comes after the writer's death."""
     a, b = cast.start("a"), cast.start("b")
     for i in range(scale(40, 6)):
-        b("fork('k%d')" % i)
-        k = cast.arrived("k%d" % i)
+        k = cast.forked(b, "k%d" % i)
         c = cast.connect(a, k)
         n = k("fill(%s, %d, 0.1)" % (c.client, i))
         k.signal(signal.SIGKILL)
@@ -66,8 +64,7 @@ def test_killed_in_a_dialogue(cast):
     a, b = cast.start("a"), cast.start("b")
     rnd = random.Random(2)
     for i in range(scale(100, 12)):
-        b("fork('k%d')" % i)
-        k = cast.arrived("k%d" % i)
+        k = cast.forked(b, "k%d" % i)
         c = cast.connect(*((a, k) if i & 1 else (k, a)))
         here, there = (c.server, c.client) if i & 1 else (c.client, c.server)
         k("background('give', give, %s, 1, ALL)" % there)
@@ -87,8 +84,7 @@ def test_reader_killed(cast):
     """The writer, which waits for room, learns of it."""
     a, b = cast.start("a"), cast.start("b")
     for i in range(scale(60, 8)):
-        a("fork('k%d')" % i)
-        k = cast.arrived("k%d" % i)
+        k = cast.forked(a, "k%d" % i)
         c = cast.connect(k, b)
         b.begin("give(%s, 1, ALL)" % c.client)
         if i & 1:
@@ -316,8 +312,7 @@ def test_killed_by_ss(make_lab, end):
 def test_fork(pair, cast):
     """Parent and child take turns at the same end; the end of the stream comes when both have closed it."""
     c, a, b = pair
-    a("fork('k')")
-    k, at, back = cast.arrived("k"), 0, 0
+    k, at, back = cast.forked(a, "k"), 0, 0
     for i in range(scale(60, 12)):
         who = (a, k)[i & 1]
         assert b("give(%s, 1, 20000, at=%d)" % (c.client, at)) == 20000
@@ -339,8 +334,7 @@ def test_fork_gives_the_ends_away(cast):
     a = cast.start("a")
     for i in range(scale(30, 6)):
         c = cast.connect(a, a, warm=i % 2 == 0)
-        a("fork('k%d')" % i)
-        k = cast.arrived("k%d" % i)
+        k = cast.forked(a, "k%d" % i)
         k("%s.close()" % c.client)
         a("%s.close()" % c.server)
         work = sizes(i, 20, 18)
@@ -356,8 +350,7 @@ def test_fork_gives_the_ends_away(cast):
 def test_child_reads_parent_writes(pair, cast):
     """At the same time, each its direction."""
     c, a, b = pair
-    a("fork('k')")
-    k, n = cast.arrived("k"), scale(64 << 20, 8 << 20)
+    k, n = cast.forked(a, "k"), scale(64 << 20, 8 << 20)
     k.begin("take(%s, 1, %d)" % (c.server, n))
     a("background('give', give, %s, 2, %d)" % (c.server, n))
     b("background('give', give, %s, 1, %d)" % (c.client, n))
