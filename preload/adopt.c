@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <stdio.h>
 
+#include "preload/inherit.h"
 #include "preload/local.h"
 #include "preload/share.h"
 #include "service/base/clock.h"
@@ -240,9 +241,7 @@ static void settle_linux(struct sock *s, bool died)
 		return;
 	}
 	if (died) {
-		int none = 0;
-
-		libc()->setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
+		inherit_let_go(s->fd);
 	} else if (given_back) {
 		if (s->try_at != NEVER)
 			try_later(s);

@@ -98,11 +98,24 @@ void inherit_child(struct sock *s)
 	s->state = SOCK_AWAY;
 }
 
-bool inherit_has_filter(int fd)
+bool inherit_is_taken(int fd)
 {
 	socklen_t len = 0;
+	uint64_t hint = 0;
 
-	return !libc()->getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) && len > 0;
+	if (!libc()->getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) && len > 0)
+		return true;
+	return !syscall(SYS_fcntl, fd, F_GET_RW_HINT, &hint) && hint == IPC_TAKEN_HINT;
+}
+
+void inherit_let_go(int fd)
+{
+	uint64_t hint = RWH_WRITE_LIFE_NOT_SET;
+	int none = 0;
+
+	libc()->setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
+	if (inherit_is_taken(fd))
+		syscall(SYS_fcntl, fd, F_SET_RW_HINT, &hint);
 }
 
 /* It is Linux's, and who waits for it in an epoll instance waits there. s->lock held. */
@@ -137,7 +150,7 @@ static bool claim_as_heir(struct sock *s)
 /* No service to ask: if it left orderly the socket is Linux's, else nobody knows the stream any more. */
 static void claim_alone(struct sock *s)
 {
-	if (inherit_has_filter(s->fd)) {
+	if (inherit_is_taken(s->fd)) {
 		libc()->shutdown(s->fd, SHUT_RDWR);
 		s->try_at = NEVER;
 	} else if (s->items) {

@@ -19,8 +19,13 @@ void inherit_child(struct sock *s);
 void inherit_forked(void); /* a generation ends */
 /* Start to find out what became of @s (SOCK_AWAY). s->lock held. It is ADOPTING or LINUX then, or still AWAY: try again. */
 void inherit_claim(struct sock *s);
-/* The shadow's filter, or one of the application's: something that is not there on an ordinary socket. */
-bool inherit_has_filter(int fd);
+/*
+ * Is there what the service puts on the socket of a connection that it has: the shadow's filter (or one of the
+ * application's: something that is not there on an ordinary socket), or the hint in place of it?
+ */
+bool inherit_is_taken(int fd);
+/* The service that has put it there is dead. */
+void inherit_let_go(int fd);
 
 /* @fd is about to be closed inside libc, and was: see close.c. */
 struct sock *close_begin(int fd);

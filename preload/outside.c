@@ -62,7 +62,7 @@ static bool is_patient(int fd)
 
 static bool is_over(const struct sock *s, const struct core *c, int fd)
 {
-	return sock_state(s) != SOCK_LINUX || core_is_dead(c) || (share_is(s) && inherit_has_filter(fd));
+	return sock_state(s) != SOCK_LINUX || core_is_dead(c) || (share_is(s) && inherit_is_taken(fd));
 }
 
 /* One sleep. Returns 1: it is over, or cannot be slept here, 0: look, or -EINTR. */

@@ -56,7 +56,7 @@ bool share_is_whole(int fd)
 	struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = IPC_RESTORED_BYTE, .l_len = 1};
 
 	/* in this order: the lock is there before the filter goes */
-	return !inherit_has_filter(fd) && !syscall(SYS_fcntl, fd, F_GETLK, &l) && l.l_type == F_UNLCK;
+	return !inherit_is_taken(fd) && !syscall(SYS_fcntl, fd, F_GETLK, &l) && l.l_type == F_UNLCK;
 }
 
 bool share_mark(struct sock *s)
@@ -66,7 +66,7 @@ bool share_mark(struct sock *s)
 	/* in a vfork child it is the child's, and the table is the parent's */
 	if (ok && !fd_maybe_vfork())
 		atomic_store_explicit(&s->marked, true, memory_order_relaxed);
-	return !inherit_has_filter(s->fd);
+	return !inherit_is_taken(s->fd);
 }
 
 void share_mark_fd(int fd)

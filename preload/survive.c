@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "preload/inherit.h"
 #include "preload/local.h"
 #include "preload/wait.h"
 #include "service/base/clock.h"
@@ -113,7 +114,7 @@ bool survive_start(struct sock *s)
 	uint64_t read = atomic_load_explicit(&slot->rcv_read, memory_order_acquire) & ~IPC_FROZEN;
 	uint32_t status = atomic_load_explicit(&slot->status, memory_order_relaxed);
 	struct iovec v[2];
-	int cnt, none = 0;
+	int cnt;
 
 	/* the other end has sent its FIN in the kernel; were all of its bytes moved? */
 	if (!(status & IPC_ST_FIN) && !s->shut_rd && sock_kernel_ended(s))
@@ -124,7 +125,7 @@ bool survive_start(struct sock *s)
 		return false;
 	if (got > read && s->rx_kernel && local_queued(s, IO_IN))
 		return false; /* what of it comes before nobody can tell */
-	libc()->setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
+	inherit_let_go(s->fd);
 	cnt = range(v, s->st.tx, s->st.tx_size, acked, end);
 	if (!give(s->fd, v, cnt))
 		return false;

@@ -103,7 +103,10 @@ int sock_examine(int fd, struct sock_state *st);
  * It stays with the socket whatever becomes of us. Returns 0 or -errno.
  */
 int sock_filter_attach(int fd, uint32_t rcv_nxt);
-/* A filter that takes everything: other processes see that the socket is not yet to be used (preload/share.c). */
+/*
+ * A filter that takes everything: other processes see that the socket is not to be used (preload/share.c). Where that
+ * needs a privilege that we do not have, IPC_TAKEN_HINT. Returns 0 or -errno.
+ */
 int sock_filter_attach_open(int fd);
 int sock_filter_detach(int fd);
 /* A filter that drops everything: for the moments before rcv_nxt is known. */

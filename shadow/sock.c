@@ -65,6 +65,23 @@ static int sock_examine_kind(int fd)
 	return proto == IPPROTO_TCP ? 0 : IPC_REASON_NOT_TCP;
 }
 
+/* ---- IPC_TAKEN_HINT ---- */
+
+static uint64_t sock_hint(int fd)
+{
+	uint64_t hint = RWH_WRITE_LIFE_NOT_SET;
+
+	fcntl(fd, F_GET_RW_HINT, &hint);
+	return hint;
+}
+
+static int sock_hint_set(int fd, uint64_t hint)
+{
+	return fcntl(fd, F_SET_RW_HINT, &hint) ? -errno : 0;
+}
+
+/* ---- may it be adopted? ---- */
+
 static int sock_examine_options(int fd)
 {
 	struct {
@@ -83,7 +100,7 @@ static int sock_examine_options(int fd)
 		return IPC_REASON_OPTIONS;
 	/* a filter of the application's own judges packets that would no longer come */
 	len = 0;
-	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) || len > 0)
+	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &len) || len > 0 || sock_hint(fd) == IPC_TAKEN_HINT)
 		return IPC_REASON_OPTIONS;
 	/* what is in repair is not being used, and leaving repair would end that */
 	if (sock_option(fd, IPPROTO_TCP, TCP_REPAIR, 0) > 0)
@@ -224,14 +241,20 @@ int sock_filter_attach_open(int fd)
 {
 	struct sock_filter insn[] = {BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
 
-	return sock_filter_set(fd, insn, ARRAY_SIZE(insn));
+	int rc = sock_filter_set(fd, insn, ARRAY_SIZE(insn));
+
+	return rc == -EPERM ? sock_hint_set(fd, IPC_TAKEN_HINT) : rc;
 }
 
 int sock_filter_detach(int fd)
 {
 	int unused = 0;
 
-	return setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) && errno != ENOENT ? -errno : 0;
+	if (!setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused))
+		return 0;
+	if (errno != ENOENT)
+		return -errno;
+	return sock_hint(fd) == IPC_TAKEN_HINT ? sock_hint_set(fd, RWH_WRITE_LIFE_NOT_SET) : 0;
 }
 
 /* ---- whose socket ---- */

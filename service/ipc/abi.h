@@ -195,6 +195,13 @@ struct ipc_page {
  */
 #define IPC_RESTORED_BYTE (IPC_USED_BYTE + 1)
 
+/*
+ * A connection that the service has is known by the filter on its socket. Where a service of an ordinary user may attach
+ * none, this write hint of the inode (F_SET_RW_HINT, RWH_WRITE_LIFE_EXTREME), which means nothing to a socket, says the
+ * same.
+ */
+#define IPC_TAKEN_HINT 5u
+
 #define IPC_SLOT_NONE UINT32_MAX /* in a RETURN: nobody is answered */
 
 /* Why a connection is with Linux: id, word for reports, explanation. */

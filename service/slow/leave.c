@@ -73,6 +73,8 @@ int leave_fetch_named(const struct conn *c)
 
 	if (fd < 0 && c->sender.app)
 		fd = leave_fetch_from(c, c->sender.app, c->sender.slot, c->sender.app_fd);
+	if (fd < 0 && c->asker.app) /* the process that had the connection may have ended meanwhile */
+		fd = leave_fetch_from(c, c->asker.app, c->asker.slot, c->asker.app_fd);
 	return fd;
 }
 

@@ -31,7 +31,7 @@ static bool local_is_held(const struct conn *c)
  * The socket of @p cannot be had: no process has it, or only one out of reach. That may be so for a moment; but whoever
  * hides his socket must not keep the other end from going, where a call or a rule may wait for that.
  */
-static int local_hidden(struct slow *s, struct conn *c, struct conn *p, uint32_t reason)
+static void local_hidden(struct slow *s, struct conn *c, struct conn *p, uint32_t reason)
 {
 	if (!p->hidden_ns)
 		p->hidden_ns = s->now_ns;
@@ -39,27 +39,40 @@ static int local_hidden(struct slow *s, struct conn *c, struct conn *p, uint32_t
 		log_info("pid %d, descriptor %d: out of reach, so it cannot be given back to Linux: reset",
 			 (int)p->app->pid, p->app_fd);
 		conn_abort(s, p, ECONNABORTED);
-		return 0;
+		return;
 	}
 	c->again = true;
 	c->leave_reason = reason;
 	c->leave_again_ns = s->now_ns + LOCAL_AGAIN_NS;
-	return 0;
+}
+
+/* @p, the other end of @c, or NULL, comes along. Returns false if it cannot now. */
+static bool local_freeze_other(struct slow *s, struct conn *c, struct conn *p, uint32_t reason)
+{
+	int fd = -1;
+
+	if (local_is_held(p)) {
+		fd = leave_fetch(p);
+		if (fd < 0 && sock_is_orphan(&p->key) != 1) {
+			local_hidden(s, c, p, reason);
+			return false;
+		}
+		p->hidden_ns = 0;
+	}
+	if (p && p->state == CONN_FAST && !p->failed) {
+		p->fd = fd;
+		leave_freeze(s, p, reason);
+	}
+	return true;
 }
 
 /* Both at once. @fd: of @c, or -1. */
 int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason)
 {
 	struct conn *p = local_other(s, c);
-	int pfd = -1;
 
-	if (s->now_ns < c->leave_again_ns) {
-		c->again = true;
-		c->leave_reason = reason;
-		closer_close(fd);
-		return 0;
-	}
-	if (p && p->state == CONN_LEAVING) { /* on its way to another process: after that */
+	/* or the other end is on its way to another process: after that */
+	if (s->now_ns < c->leave_again_ns || (p && p->state == CONN_LEAVING)) {
 		c->again = true;
 		c->leave_reason = reason;
 		closer_close(fd);
@@ -69,21 +82,13 @@ int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason)
 		fd = leave_fetch(c);
 	if (fd < 0 && local_is_held(c))
 		return fd;
-	if (local_is_held(p)) {
-		pfd = leave_fetch(p);
-		if (pfd < 0 && sock_is_orphan(&p->key) != 1) {
-			closer_close(fd);
-			return local_hidden(s, c, p, reason);
-		}
-		p->hidden_ns = 0;
+	if (!local_freeze_other(s, c, p, reason)) {
+		closer_close(fd);
+		return 0;
 	}
 	c->fd = fd;
 	c->again = false;
 	leave_freeze(s, c, reason);
-	if (p && p->state == CONN_FAST && !p->failed) {
-		p->fd = pfd;
-		leave_freeze(s, p, reason);
-	}
 	return 0;
 }
 
@@ -213,6 +218,7 @@ static void local_stay(struct slow *s, struct conn *c)
 	c->settle = LEAVE_NOT;
 	c->again = true;
 	c->leave_again_ns = s->now_ns + LOCAL_AGAIN_NS;
+	leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_RETRY);
 	leave_install(s, c, &c->frozen);
 	conn_progress(s, c);
 }
@@ -247,9 +253,11 @@ void local_frozen(struct slow *s, struct conn *c)
 
 	c->settle = LEAVE_PAIR;
 	if (p && p->state == CONN_LEAVING && p->settle != LEAVE_PAIR)
-		return;                      /* its turn will come */
-	if (p && p->state != CONN_LEAVING) { /* it has failed, or is being removed: this one hears of it as a flow */
-		local_stay(s, c);
+		return; /* its turn will come */
+	if (p && p->state != CONN_LEAVING) {
+		/* this one was to move to another process, and now both go; or that has failed, or is being removed */
+		if (p->state != CONN_FAST || p->failed || !local_freeze_other(s, c, p, c->leave_reason))
+			local_stay(s, c);
 		return;
 	}
 	if (restore_is_busy(c) || (p && restore_is_busy(p)))

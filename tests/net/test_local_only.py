@@ -188,7 +188,7 @@ def test_a_connection_from_elsewhere_stays_with_linux(user):
 
 
 def test_both_ends_here(user):
-    """Whoever carries it, the bytes are right, and the service knows of it."""
+    """They are carried by the service, and the bytes are right."""
     user.start()
     user.echo()
     code = ("import socket, time\n"
@@ -205,7 +205,9 @@ def test_both_ends_here(user):
     user.accelerated(PYTHON, "-c", code, ready="good")
     assert user.json("status")["apps"] == 2
     flows = user.json("flows")["flows"]
-    assert {PORT} <= {f["local_port"] for f in flows} | {f["remote_port"] for f in flows}, flows
+    assert [f["state"] for f in flows if PORT in (f["local_port"], f["remote_port"])] == ["FAST", "FAST"], flows
+    counters = {c["name"]: c["value"] for c in user.json("stats")["counters"]}
+    assert counters["local_pairs"] == 1 and counters["local_bytes"] > 1000000, counters
 
 
 def test_a_service_that_starts_later_is_found(user):

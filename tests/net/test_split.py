@@ -146,13 +146,16 @@ def test_returned_in_the_middle(lab, server):
     """They go back to Linux at any moment, with bytes in the buffers of both processes, or while the halves are still
     on their way from one to the other."""
     rnd = random.Random(4)
-    for k in range(scale(100, 12)):
-        p = Pumps(lab, 3, 1 << 20, 1000 * k)
+    rounds, least = scale(100, 12), scale(50, 6)
+    for k in range(10 * rounds):
+        if k >= rounds and (lab.plain or lab.counters()["returned"] >= least):
+            break  # on some machines most have come to their end before they can be released
+        p = Pumps(lab, 3, 2 << 20, 1000 * k)
         for _ in range(0 if lab.plain else 3):
             time.sleep(rnd.random() * 0.01)
             lab.tapas("release", "--all")
         assert p.end() == []
-    returned(lab, scale(50, 6))  # some have been carried to their end before
+    returned(lab, least)
 
 
 def guarded(run, errors):

@@ -103,10 +103,12 @@ static void dup_before(void)
 static void dup2_over(void)
 {
 	struct conn *a = conn_open(), *b = conn_open();
+	int fd = b->fd;
 
-	tell(dup2(a->fd, b->fd) == b->fd, "dup2 over the other");
+	tell(dup2(a->fd, fd) == fd, "dup2 over the other");
+	b->fd = -1; /* the number is the other connection's */
 	peer_drain_say(b);
-	write_say(b->fd, "by the other number");
+	write_say(fd, "by the other number");
 	peer_recv_say(a, 19);
 }
 
