@@ -235,10 +235,10 @@ static int set_turn(struct set *set, uint64_t deadline, const sigset_t *mask)
 
 	set->away = false;
 	ready = set_look(set);
+	if (set->local && set->core && (ready || !deadline))
+		local_idle(set->core); /* nobody will sleep on the news */
 	if (!deadline && set->adopted) {
 		set_learn(set);
-		if (!ready && set->local && set->core)
-			local_idle(set->core);
 		ready = set_look(set);
 	}
 	if (!ready && deadline && set->adopted) {

@@ -189,8 +189,8 @@ void local_offer(struct slow *s, struct conn *c)
 
 void local_sweep(struct slow *s, struct conn *c)
 {
-	/* a library may not have been able to say so: its messages do not wait for room */
-	if (!c->orphan && conn_slots_are_let_go(c))
+	/* a library may not have been able to say so: its messages do not wait for room, and another image has none yet */
+	if (!c->orphan && (conn_slots_are_let_go(c) || c->app->dying))
 		local_look(s, c);
 	else if (c->again)
 		leave_begin(s, c, -1, c->leave_reason);
