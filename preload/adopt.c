@@ -91,6 +91,7 @@ static void adopt_locked(struct sock *s, int fd, struct core *c)
 	s->slot = (uint32_t)slot;
 	s->context = (uint32_t)context;
 	s->fd = fd;
+	s->unfit = false;
 	s->cookie = core_cookie(fd);
 	option_load(s, fd);
 	/* a full fence: pairs with file_try() and sock_begin(): the count is raised before state is looked at */
@@ -127,6 +128,7 @@ void sock_claim_start(struct sock *s)
 	int err;
 
 	s->cookie = core_cookie(s->fd);
+	s->unfit = false;
 	option_load(s, s->fd);
 	if (s->claim == CLAIM_RETURN && !back) /* its old answer is no answer to this */
 		atomic_store_explicit(&core_slot(s->core, s->slot)->status, IPC_ADOPTING, memory_order_relaxed);
@@ -283,11 +285,28 @@ static bool is_shut_for_reading(const struct sock *s)
 				 info.tcpi_state == TCP_FIN_WAIT2));
 }
 
+/* Its buffers are in memory that cannot be had: it goes back. It stays ADOPTING until the service says that it has. */
+static void settle_unfit(struct sock *s)
+{
+	if (s->unfit)
+		return;
+	s->unfit = !core_return(s->core, s->slot, s->fd, s->fd, true);
+	if (!s->unfit)
+		core_context_wake(s->core, s->context); /* once more */
+}
+
 static void settle_fast(struct sock *s)
 {
-	if (stream_open(&s->st, s->core, s->slot) < 0) {
+	int err = stream_open(&s->st, s->core, s->slot);
+
+	if (err == -EPROTO) {
 		core_kill(s->core); /* not a service to talk to */
 		settle_linux(s, true);
+		return;
+	}
+	if (err) {
+		if (err != -EDEADLK)
+			settle_unfit(s);
 		return;
 	}
 	s->word = core_word(s->core, s->st.flow_id);

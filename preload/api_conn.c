@@ -60,7 +60,8 @@ void api_conn_free(struct tapas_connection *c)
 {
 	api_conn_unlink(c);
 	if (c->slot >= 0 && c->ctx->core)
-		core_slot_put(c->ctx->core, (uint32_t)c->slot);
+		stream_close(&c->stream);
+	core_slot_put(c->ctx->core, (uint32_t)c->slot);
 	close(c->fd);
 	free(c->rx);
 	free(c->tx);

@@ -32,6 +32,7 @@
 #define REQUEST_MS 500
 #define PREPARE_NS (50 * NS_PER_MS) /* between two such requests */
 #define HIGH_FD 1000u               /* own descriptors start here if the limit allows */
+#define REGIONS_IDLE 8              /* memory of pairs that is kept mapped although nobody uses it */
 #define SLOTS_IN_TURN 256u          /* while half of them are enough */
 
 enum { FD_APP, FD_BUF, FD_PAGE, FD_WORDS, FD_DOORBELL, WELCOME_FDS };
@@ -107,7 +108,8 @@ static int core_request(int sock, struct ipc_msg *m, int type, const int *out_fd
 		if (ipc_msg_check(m, (size_t)n, *nfds, false) == 0) {
 			if (m->type == IPC_MSG_REFUSED)
 				return m->arg[0] ? -(int)m->arg[0] : -EPERM;
-			if (m->type == type && (type != IPC_MSG_CONTEXT || m->arg[0] == arg0))
+			if (m->type == type &&
+			    ((type != IPC_MSG_CONTEXT && type != IPC_MSG_REGION) || m->arg[0] == arg0))
 				return 0;
 		}
 		while (*nfds > 0)
@@ -161,6 +163,9 @@ static void core_unmap(struct core *c)
 		munmap(c->buf, c->buf_size);
 	if (c->page)
 		munmap((void *)(uintptr_t)c->page, sizeof(struct ipc_page));
+	for (uint32_t i = 0; i < CORE_REGIONS; i++)
+		if (c->region[i].id)
+			munmap(c->region[i].map, c->region[i].size);
 	if (c->words)
 		munmap((void *)(uintptr_t)c->words, c->words_count * sizeof(uint64_t));
 	munmap(c, sizeof(*c));
@@ -382,6 +387,77 @@ void core_context_wake(struct core *c, uint32_t context)
 
 	if (fd >= 0)
 		(void)!syscall(SYS_write, fd, &one, sizeof(one));
+}
+
+/* Memory that is not used any more, but for a few, as they may be wanted again. core->lock held. */
+static void region_free_some(struct core *c)
+{
+	uint32_t idle = 0;
+
+	for (uint32_t i = 0; i < CORE_REGIONS; i++) {
+		struct core_region *r = &c->region[i];
+
+		/* pairs with the release in core_region_put() */
+		if (!r->id || atomic_load_explicit(&r->users, memory_order_acquire) || ++idle <= REGIONS_IDLE)
+			continue;
+		munmap(r->map, r->size);
+		*r = (struct core_region){.id = 0};
+	}
+}
+
+/* core->lock held. */
+static int region_map(struct core *c, struct core_region *r, uint32_t id)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_REGION, .arg = {id}};
+	int fds[IPC_MSG_FDS], nfds = 0;
+	int err = core_request(c->sock, &m, IPC_MSG_REGION, NULL, 0, fds, &nfds, REQUEST_MS);
+	struct stat st;
+
+	if (err < 0)
+		return err;
+	if (nfds < 1)
+		return -EPROTO;
+	r->map = NULL;
+	if (!fstat(fds[0], &st) && m.arg[1] && (uint64_t)st.st_size >= m.arg[1])
+		r->map = map_shared(fds[0], m.arg[1], PROT_READ | PROT_WRITE);
+	while (nfds > 0)
+		syscall(SYS_close, fds[--nfds]);
+	if (!r->map)
+		return -ENOMEM;
+	r->id = id;
+	r->size = m.arg[1];
+	return 0;
+}
+
+static int region_find(struct core *c, uint32_t id)
+{
+	for (uint32_t i = 0; i < CORE_REGIONS; i++)
+		if (c->region[i].id == id)
+			return (int)i;
+	return -ENOBUFS;
+}
+
+int core_region_get(struct core *c, uint32_t id)
+{
+	int place, cancel, err;
+
+	if (core_is_dead(c))
+		return -ECONNRESET;
+	if (!lock_take(&c->lock))
+		return -EDEADLK;
+	place = region_find(c, id);
+	if (place < 0) {
+		region_free_some(c);
+		place = region_find(c, 0);
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+		err = place < 0 ? place : region_map(c, &c->region[place], id);
+		pthread_setcancelstate(cancel, NULL);
+		place = err < 0 ? err : place;
+	}
+	if (place >= 0)
+		atomic_fetch_add_explicit(&c->region[place].users, 1, memory_order_relaxed);
+	lock_drop(&c->lock);
+	return place;
 }
 
 int core_slot_take(struct core *c, void *owner)

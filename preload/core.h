@@ -19,6 +19,8 @@
 #include "service/ipc/abi.h"
 #include "service/ipc/place.h"
 
+#define CORE_REGIONS 256 /* other applications with which there is memory at a time */
+
 /* When a connection is worth adopting. */
 struct core_policy {
 	bool accelerate;
@@ -48,8 +50,14 @@ struct core {
 	_Atomic uint32_t slot_next;
 	_Atomic uint8_t slot_used[IPC_SLOTS];
 	void *_Atomic owner[IPC_SLOTS]; /* the caller's object for a slot */
-	struct core *older;             /* in a forked child: of the process before the parent */
-	uint32_t heirs;                 /* in a forked child: sockets that may be asked back by `sock` */
+	struct core_region {
+		uint32_t id; /* 0: none. lock */
+		_Atomic uint32_t users;
+		uint8_t *map;
+		uint64_t size;
+	} region[CORE_REGIONS];
+	struct core *older; /* in a forked child: of the process before the parent */
+	uint32_t heirs;     /* in a forked child: sockets that may be asked back by `sock` */
 };
 
 /* Called for each descriptor the core makes (own = true) or gives up (false). May be NULL. */
@@ -96,6 +104,17 @@ void core_context_wake(struct core *c, uint32_t context);
 /* A reusable slot, or -ENOBUFS. @owner is what core->owner[slot] will say. */
 int core_slot_take(struct core *c, void *owner);
 void core_slot_put(struct core *c, uint32_t slot);
+
+/*
+ * The memory with @id, of a pair of applications, for one more user. Asks the service the first time. Returns its place
+ * in core->region, or -errno; -EDEADLK: in a signal handler, later.
+ */
+int core_region_get(struct core *c, uint32_t id);
+static inline void core_region_put(struct core *c, uint32_t place)
+{
+	/* pairs with the acquire in region_free_some() */
+	atomic_fetch_sub_explicit(&c->region[place].users, 1, memory_order_release);
+}
 
 /* The socket's cookie; 0: not a socket. */
 uint64_t core_cookie(int fd);

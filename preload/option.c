@@ -206,7 +206,7 @@ static void info_local(struct sock *s, struct tcp_info *i)
 {
 	struct ipc_slot *slot = s->st.slot;
 	uint64_t end = atomic_load_explicit(&slot->snd_end, memory_order_relaxed) & ~IPC_FROZEN;
-	uint64_t acked = atomic_load_explicit(&slot->snd_acked, memory_order_relaxed);
+	uint64_t acked = atomic_load_explicit(&slot->snd_sent, memory_order_relaxed); /* what is sent has arrived */
 
 	i->tcpi_segs_in += atomic_load_explicit(&slot->segs_in, memory_order_relaxed);
 	i->tcpi_segs_out += atomic_load_explicit(&slot->segs_out, memory_order_relaxed);

@@ -116,6 +116,7 @@ struct sock {
 	struct core *heir_of;   /* AWAY since a fork: the parent's, as it was then; or NULL */
 	uint64_t heir_asked_ns; /* when it was last asked for by the parent's control socket */
 	_Atomic uint8_t need;   /* IO_IN, IO_OUT: what the next claim is for; 0: anything */
+	bool unfit;             /* ADOPTING: its buffers cannot be had here, and the service has been told; s->lock */
 	_Atomic bool asked;     /* FAST: a half that is elsewhere is wanted here, the service has been told */
 	_Atomic bool claiming;  /* ADOPTING, on its way from AWAY */
 	uint32_t generation;    /* inherit_generation when it was made */

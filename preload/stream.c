@@ -18,21 +18,49 @@
 
 #include "preload/user.h"
 
-static bool piece_ok(const struct core *c, uint64_t off, uint32_t size)
+static bool piece_ok(uint64_t have, uint64_t off, uint32_t size)
 {
-	return size && !(size & (size - 1)) && off < c->buf_size && size <= c->buf_size - off;
+	return size && !(size & (size - 1)) && off < have && size <= have - off;
+}
+
+/* Where the piece is mapped. *@region: as in struct stream. */
+static int piece_find(struct core *c, uint32_t id, uint64_t off, uint32_t size, int *region, uint8_t **out)
+{
+	*region = id ? core_region_get(c, id) : -1;
+	if (id && *region < 0)
+		return *region;
+	*out = (id ? c->region[*region].map : c->buf) + off;
+	return piece_ok(id ? c->region[*region].size : c->buf_size, off, size) ? 0 : -EPROTO;
+}
+
+void stream_close(struct stream *st)
+{
+	if (!st->core)
+		return;
+	if (st->rx_region >= 0)
+		core_region_put(st->core, (uint32_t)st->rx_region);
+	if (st->tx_region >= 0)
+		core_region_put(st->core, (uint32_t)st->tx_region);
+	st->rx_region = st->tx_region = -1;
 }
 
 int stream_open(struct stream *st, struct core *c, uint32_t slot)
 {
 	struct ipc_slot *s = core_slot(c, slot);
+	int err;
 
-	if (!piece_ok(c, s->rx_off, s->rx_size) || !piece_ok(c, s->tx_off, s->tx_size) || s->thread >= IPC_THREADS)
-		return -EPROTO;
 	st->core = c;
+	st->rx_region = st->tx_region = -1;
+	if (s->thread >= IPC_THREADS)
+		return -EPROTO;
+	err = piece_find(c, s->rx_region, s->rx_off, s->rx_size, &st->rx_region, &st->rx);
+	if (!err)
+		err = piece_find(c, s->tx_region, s->tx_off, s->tx_size, &st->tx_region, &st->tx);
+	if (err) {
+		stream_close(st);
+		return err;
+	}
 	st->slot = s;
-	st->rx = c->buf + s->rx_off;
-	st->tx = c->buf + s->tx_off;
 	st->rx_size = s->rx_size;
 	st->tx_size = s->tx_size;
 	st->index = slot;
@@ -163,9 +191,25 @@ static void space_found(struct stream *st)
 		core_context_wake(st->core, i);
 }
 
-ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
+/*
+ * Where the other end reads what is being written, the service must know who still writes after it has closed the record
+ * (local_is_written_there()): it sees the mark, or we see IPC_FROZEN.
+ */
+static void copy_begin(struct stream *st)
 {
-	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
+	if (st->tx_region >= 0)
+		atomic_fetch_add_explicit(&st->slot->busy, IPC_BUSY_COPY, memory_order_seq_cst);
+}
+
+static void copy_end(struct stream *st)
+{
+	if (st->tx_region >= 0)
+		atomic_fetch_sub_explicit(&st->slot->busy, IPC_BUSY_COPY, memory_order_release);
+}
+
+static ssize_t write_iov(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
+{
+	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_seq_cst);
 	size_t space = stream_space(st), room = stream_room(st), done = 0;
 	uint64_t expected = end;
 	uint32_t opts = atomic_load_explicit(&st->slot->opts, memory_order_relaxed), cork;
@@ -204,6 +248,16 @@ ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t
 			      memory_order_relaxed);
 	stream_ring(st);
 	return (ssize_t)done;
+}
+
+ssize_t stream_write(struct stream *st, const struct iovec *iov, int cnt, size_t skip, bool more)
+{
+	ssize_t n;
+
+	copy_begin(st);
+	n = write_iov(st, iov, cnt, skip, more);
+	copy_end(st);
+	return n;
 }
 
 /*

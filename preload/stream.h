@@ -16,6 +16,7 @@ struct stream {
 	struct core *core;
 	struct ipc_slot *slot;
 	uint8_t *rx, *tx;
+	int rx_region, tx_region; /* places in core->region, or -1: the core's own memory */
 	uint32_t rx_size, tx_size;
 	uint32_t index, thread, flow_id; /* slot, fast thread */
 	_Atomic bool local;              /* the peer is on this host: see local.h */
@@ -27,8 +28,12 @@ struct stream {
 #define STREAM_PEEK 1u    /* leave the bytes */
 #define STREAM_DISCARD 2u /* do not copy */
 
-/* The slot's status is IPC_FAST: take over its buffers. Returns 0, or -EPROTO if they do not lie in the memory. */
+/*
+ * The slot's status is IPC_FAST: take over its buffers. Returns 0, -EPROTO if they do not lie in the memory, -EDEADLK: in
+ * a signal handler, later, or another -errno: there is memory that cannot be had here.
+ */
 int stream_open(struct stream *st, struct core *c, uint32_t slot);
+void stream_close(struct stream *st); /* no thread looks at them any more; also if it was never opened */
 
 /*
  * Copy out at most what there is, into @iov from its @skip-th byte on; with STREAM_PEEK, of the stream's @skip-th unread
@@ -98,16 +103,17 @@ static inline uint64_t stream_unread(const struct stream *st)
 	return end > read ? end - read : 0;
 }
 
-static inline uint64_t stream_unacked(const struct stream *st)
+/* Bytes in the transmit buffer. */
+static inline uint64_t stream_held(const struct stream *st)
 {
-	/* pairs with the service's release store: it no longer reads these bytes */
+	/* pairs with the service's release store: nobody reads these bytes any more */
 	uint64_t acked = atomic_load_explicit(&st->slot->snd_acked, memory_order_acquire);
 	uint64_t end = atomic_load_explicit(&st->slot->snd_end, memory_order_relaxed);
 
 	return end > acked ? end - acked : 0;
 }
 
-/* How much of that has not been sent yet. */
+/* Bytes that have not been sent yet. */
 static inline uint64_t stream_unsent(const struct stream *st)
 {
 	uint64_t sent = atomic_load_explicit(&st->slot->snd_sent, memory_order_relaxed);
@@ -116,9 +122,15 @@ static inline uint64_t stream_unsent(const struct stream *st)
 	return end > sent ? end - sent : 0;
 }
 
+/* Bytes that the peer does not have yet; of a buffer that it reads itself, those that it has not been told of. */
+static inline uint64_t stream_unacked(const struct stream *st)
+{
+	return st->tx_region < 0 ? stream_held(st) : stream_unsent(st);
+}
+
 static inline uint32_t stream_space(const struct stream *st)
 {
-	uint64_t used = stream_unacked(st);
+	uint64_t used = stream_held(st);
 
 	return used < st->tx_size ? (uint32_t)(st->tx_size - used) : 0;
 }

@@ -275,6 +275,7 @@ void slot_release(struct sock *s)
 	if (s->slot == SLOT_NONE)
 		return;
 	atomic_store_explicit(&s->offer, NULL, memory_order_relaxed);
+	stream_close(&s->st);
 	core_slot_put(s->core, s->slot);
 	core_context_put(s->core, s->context);
 	s->slot = SLOT_NONE;

@@ -47,7 +47,7 @@ static const struct key keys[] = {
 	{"service", "local_only", KEY_BOOL, AT(local_only), 0, 0, "yes or no"},
 	{"service", "mode", KEY_MODE, AT(exclusive), 0, 0, "shared or exclusive"},
 	{"service", "socket", KEY_TEXT, AT(socket), 0, 0, "the path of the control socket"},
-	{"service", "local", KEY_LOCAL, AT(local), 0, 0, "off or service"},
+	{"service", "local", KEY_LOCAL, AT(local), 0, 0, "off, service or direct"},
 	{"service", "group", KEY_TEXT, AT(group), 0, 0, "the name of a group"},
 	{"service", "max_flows", KEY_U32, AT(max_flows), 16, IPC_FLOWS, "a number from 16 to 16384"},
 	{"service", "max_apps", KEY_U32, AT(max_apps), 1, 256, "a number from 1 to 256"},
@@ -82,7 +82,7 @@ static const struct key keys[] = {
 
 /* Names of the values 0, 1, ... */
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
-static const char *const locals[] = {"off", "service", NULL};                /* enum config_local */
+static const char *const locals[] = {"off", "service", "direct", NULL};      /* enum config_local */
 static const char *const attachments[] = {"auto", "always", "demand", NULL}; /* enum nic_attach */
 
 void config_default(struct config *c)

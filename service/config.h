@@ -12,7 +12,7 @@
 #define CONFIG_ADDRESSES 8
 
 /* Connections both ends of which are here: Linux's, or copied by the service from one program's memory to the other's. */
-enum config_local { CONFIG_LOCAL_OFF, CONFIG_LOCAL_SERVICE };
+enum config_local { CONFIG_LOCAL_OFF, CONFIG_LOCAL_SERVICE, CONFIG_LOCAL_DIRECT };
 
 /* A section [port 6379]: policy of one local port. */
 struct config_port {

@@ -105,7 +105,8 @@ static int options_file(const struct options *op, struct config *cfg)
 static void options_local_only(struct config *cfg)
 {
 	cfg->local_only = true;
-	cfg->local = CONFIG_LOCAL_SERVICE; /* there is nothing else to do */
+	if (cfg->local == CONFIG_LOCAL_OFF)
+		cfg->local = CONFIG_LOCAL_DIRECT; /* there is nothing else to do */
 	cfg->interface[0] = 0;
 	cfg->exclusive = false;
 	if (geteuid())

@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "service/base/addr.h"
@@ -27,6 +28,8 @@
 #include "service/base/log.h"
 #include "service/base/netlink.h"
 
+#define TAP_BUSY_NS 20000000 /* between attempts to have the name */
+#define TAP_BUSY_TRIES 50
 #define TAP_READS 8
 #define TAP_FRAME_MIN 2048
 #define TAP_HEADROOM 64 /* Ethernet header, a VLAN tag or two */
@@ -44,6 +47,21 @@ struct tap {
 };
 
 /* ---- making it ---- */
+
+/* The kernel ends the ring of a service that has just died in the background, and until then its TAP is there. */
+static int tap_claim(int fd, const struct ifreq *ifr)
+{
+	const struct timespec pause = {.tv_nsec = TAP_BUSY_NS};
+	int rc = 0;
+
+	for (int i = 0; i < TAP_BUSY_TRIES; i++) {
+		rc = ioctl(fd, TUNSETIFF, ifr) ? -errno : 0;
+		if (rc != -EBUSY && rc != -EEXIST)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return rc;
+}
 
 static int tap_create(const char *name, char *why, unsigned why_size)
 {
@@ -64,9 +82,9 @@ static int tap_create(const char *name, char *why, unsigned why_size)
 	}
 	ifr.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_TUN_EXCL);
 	memcpy(ifr.ifr_name, name, strlen(name));
-	if (!ioctl(fd, TUNSETIFF, &ifr))
+	rc = tap_claim(fd, &ifr);
+	if (!rc)
 		return fd;
-	rc = -errno;
 	close(fd);
 	if (rc == -EBUSY || rc == -EEXIST || if_nametoindex(name))
 		snprintf(why, why_size,

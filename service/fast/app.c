@@ -249,7 +249,7 @@ void app_delivered(struct fast_thread *t, struct flow *f)
 void app_acked(struct fast_thread *t, struct flow *f)
 {
 	struct ipc_slot *s = thread_tx_slot(t, f);
-	uint64_t acked = MIN(f->snd_una, f->snd_end);
+	uint64_t acked = flow_tx_free(f);
 	uint32_t free = flow_tx_size(f) - (uint32_t)(f->snd_end - acked);
 
 	/* pairs with the application's acquire load: the bytes have been read for the last time */
@@ -354,7 +354,7 @@ static void app_install_slot(struct ipc_slot *s, const struct flow *f, const str
 	atomic_store_explicit(&s->snd_end, f->snd_end | snd, memory_order_relaxed);
 	atomic_store_explicit(&s->rcv_read, f->rcv_read | rcv, memory_order_relaxed);
 	atomic_store_explicit(&s->rcv_end, f->rcv_end, memory_order_relaxed);
-	atomic_store_explicit(&s->snd_acked, MIN(f->snd_una, f->snd_end), memory_order_relaxed);
+	atomic_store_explicit(&s->snd_acked, flow_tx_free(f), memory_order_relaxed);
 	atomic_store_explicit(&s->error, 0, memory_order_relaxed);
 	STATS_SET(s->peer, f->flags & FLOW_LOCAL ? f->peer : IPC_SLOT_NONE);
 	STATS_SET(s->retransmits, n->retransmits);

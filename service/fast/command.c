@@ -49,11 +49,16 @@ static void install_stats(struct fast_thread *t, struct flow *f, const struct tc
 }
 
 /* Is there an application, a free slot of it and memory for this half? */
-static bool install_half_ok(struct fast_thread *t, uint32_t app, uint32_t slot, uint64_t off, uint32_t size)
+static bool install_half_ok(struct fast_thread *t, uint32_t app, uint32_t slot, uint32_t region, uint64_t off,
+			    uint32_t size)
 {
 	struct app_view *a = app < FAST_APPS ? &t->apps[app] : NULL;
+	uint64_t room;
 
-	return a && a->used && slot < IPC_SLOTS && !a->slot_flow[slot] && off + size <= a->a.buf_size;
+	if (!a || !a->used || slot >= IPC_SLOTS || a->slot_flow[slot] || region > FAST_REGIONS)
+		return false;
+	room = region ? t->regions[region - 1].size : a->a.buf_size;
+	return size <= room && off <= room - size;
 }
 
 /* A flow that can't be installed fails at once; the slow path undoes it like any other. */
@@ -65,8 +70,8 @@ static void command_install(struct fast_thread *t, const struct flow_init *i)
 
 	if (i->flow_id >= t->cfg->max_flows || flowset_has(&t->owned, i->flow_id))
 		return;
-	bad = !install_half_ok(t, i->app, i->slot, i->rx_off, i->rx_size) ||
-	      !install_half_ok(t, tx_app, tx_slot, i->tx_off, i->tx_size) ||
+	bad = !install_half_ok(t, i->app, i->slot, i->rx_region, i->rx_off, i->rx_size) ||
+	      !install_half_ok(t, tx_app, tx_slot, i->tx_region, i->tx_off, i->tx_size) ||
 	      flow_init(f, i, port_frame_size(t->port), t->cfg->min_rto_ms * 1000, t->now_ns) ||
 	      flow_table_add(&t->table, &i->tmpl.key, i->flow_id);
 	if (bad) {
@@ -263,6 +268,7 @@ static void command_one(struct fast_thread *t, uint32_t type, const void *data, 
 {
 	const struct cmd_flow *flow = data;
 	const struct cmd_app *app = data;
+	const struct fast_region *region = data;
 	struct frame frame = {(uint8_t *)data, len};
 
 	if (type == CMD_INSTALL)
@@ -277,6 +283,8 @@ static void command_one(struct fast_thread *t, uint32_t type, const void *data, 
 		command_app_add(t, data);
 	else if (type == CMD_APP_DEL)
 		command_app_del(t, app->app);
+	else if (type == CMD_REGION && region->index < FAST_REGIONS)
+		t->regions[region->index] = *region;
 	else if (type == CMD_CONTEXT && app->app < FAST_APPS && app->index < IPC_CONTEXTS)
 		t->apps[app->app].a.context_fd[app->index] = app->fd;
 	else if (type == CMD_CAPTURE)

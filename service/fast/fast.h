@@ -57,6 +57,9 @@ struct flow_init {
 	uint32_t tx_app, tx_slot, tx_context;
 	bool local; /* the other end is flow @peer, installed in the same thread, too */
 	uint32_t peer;
+	uint32_t rx_region,
+		tx_region; /* where the buffers are: 0: in the applications' own, else index + 1 of CMD_REGION */
+	uint64_t tx_free;  /* with tx_region: as in struct flow */
 	struct wire_template tmpl; /* key.local = us */
 	/* sender: stream offset 0 is snd_base on the wire */
 	uint32_t snd_base;
@@ -71,7 +74,7 @@ struct flow_init {
 	uint64_t rcv_read;       /* offset: the application has taken the bytes before it; 0 at adoption */
 	uint64_t rcv_end;        /* offset: bytes [rcv_read, rcv_end) are in the receive buffer */
 	uint32_t rcv_edge;       /* wire: right edge of the window that was advertised */
-	uint64_t rx_off, tx_off; /* in its application's buffer memfd */
+	uint64_t rx_off, tx_off; /* in its application's buffer memfd, or the region */
 	uint32_t rx_size, tx_size;
 	uint16_t mss; /* payload bytes per segment, options deducted */
 	uint8_t snd_wscale, rcv_wscale;
@@ -100,6 +103,14 @@ struct fast_app {
 };
 
 #define FAST_APPS 256
+#define FAST_REGIONS 256
+
+/* Memory of two applications, for local flows between them. */
+struct fast_region {
+	uint32_t index;
+	uint8_t *buf;
+	uint64_t size;
+};
 
 /* ---- down: slow path -> fast thread ---- */
 
@@ -123,6 +134,7 @@ enum fast_cmd {
 	CMD_MSS,      /* struct cmd_flow, value: payload bytes per segment from now on */
 	CMD_APP_ADD,  /* struct fast_app */
 	CMD_APP_DEL,  /* struct cmd_app: no flow refers to it any more; answered by UP_APP_GONE */
+	CMD_REGION,   /* struct fast_region: in place of an older one that no flow refers to */
 	CMD_CONTEXT,  /* struct cmd_app: index, fd of a new context */
 	CMD_CAPTURE,  /* struct cmd_flow, value: 1 on, 0 off */
 };
@@ -178,7 +190,7 @@ struct up_flow {
 struct up_frozen {
 	uint32_t flow_id;
 	bool fin_rcvd, closing, fin_sent, fin_acked;
-	uint64_t snd_una, snd_nxt, snd_end;
+	uint64_t snd_una, snd_nxt, snd_end, tx_free;
 	uint64_t rcv_read, rcv_end;
 	uint32_t snd_base, rcv_base; /* wire numbers of offset 0 */
 	uint32_t rcv_wnd;            /* bytes from rcv_end on that the peer may send */

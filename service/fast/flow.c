@@ -25,7 +25,8 @@ static bool flow_init_ok(const struct flow_init *i)
 	       i->snd_nxt <= i->snd_end && i->snd_end - i->snd_una <= i->tx_size && i->rcv_read <= i->rcv_end &&
 	       i->rcv_end - i->rcv_read <= i->rx_size && i->mss && i->slot < IPC_SLOTS && i->app < FAST_APPS &&
 	       (!i->split || (i->tx_slot < IPC_SLOTS && i->tx_app < FAST_APPS)) && i->snd_wscale <= FLOW_WSCALE_MAX &&
-	       i->rcv_wscale <= FLOW_WSCALE_MAX;
+	       i->rcv_wscale <= FLOW_WSCALE_MAX && i->tx_free <= i->snd_una &&
+	       (i->local || !(i->rx_region | i->tx_region));
 }
 
 static void flow_init_receive(struct flow *f, const struct flow_init *i)
@@ -103,8 +104,12 @@ int flow_init(struct flow *f, const struct flow_init *i, uint32_t frame_size, ui
 	f->tx_context = i->tx_context % IPC_CONTEXTS;
 	f->tmpl = i->tmpl;
 	f->flags = FLOW_USED | (i->ts ? FLOW_TS : 0) | (i->sack ? FLOW_SACK : 0) | (i->ecn ? FLOW_ECN : 0) |
-		   (i->ecn && i->ect ? FLOW_ECT : 0) | (i->split ? FLOW_SPLIT : 0) | (i->local ? FLOW_LOCAL : 0);
+		   (i->ecn && i->ect ? FLOW_ECT : 0) | (i->split ? FLOW_SPLIT : 0) | (i->local ? FLOW_LOCAL : 0) |
+		   (i->local && i->tx_region ? FLOW_DIRECT : 0);
 	f->peer = i->peer;
+	f->rx_region = (uint16_t)i->rx_region;
+	f->tx_region = (uint16_t)i->tx_region;
+	f->tx_free = i->tx_free;
 	f->ts_offset = i->ts_ms - (uint32_t)(now_ns / NS_PER_MS);
 	f->ts_recent_s = (uint32_t)(now_ns / NS_PER_S);
 	f->heard_ns = now_ns;

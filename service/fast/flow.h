@@ -54,6 +54,7 @@ enum flow_flag {
 	FLOW_KEEPALIVE = 1u << 20,  /* a keep-alive probe is unanswered */
 	FLOW_SPLIT = 1u << 21,      /* one application receives (app, slot), another one sends (tx_app, tx_slot) */
 	FLOW_LOCAL = 1u << 22,      /* the other end is flow `peer`: see local.c */
+	FLOW_DIRECT = 1u << 23,     /* and its transmit buffer is in a region of both: tx_free counts */
 	/* to be sent at the next turn of the transmitter */
 	FLOW_ACK_NOW = 1u << 24,
 	FLOW_REXMIT_NOW = 1u << 25, /* the segment at snd_una */
@@ -133,11 +134,13 @@ struct flow {
 	uint64_t rexmit_bytes; /* see tcp_counts */
 	uint64_t cork_ns;      /* a partial segment has been held since */
 	uint32_t error, context, tx_context;
-	uint16_t tx_app, tx_slot; /* valid with FLOW_SPLIT; see flow_tx_app() */
-	uint32_t want;            /* IPC_WANT_* */
-	uint32_t peer;            /* valid with FLOW_LOCAL */
-	uint32_t rexmit_base;     /* segments sent again before it was installed */
-	uint32_t small_end;       /* low half: end of the last segment that was shorter than mss */
+	uint16_t tx_app, tx_slot;      /* valid with FLOW_SPLIT; see flow_tx_app() */
+	uint32_t want;                 /* IPC_WANT_* */
+	uint32_t peer;                 /* valid with FLOW_LOCAL */
+	uint16_t rx_region, tx_region; /* FLOW_LOCAL: 0 or index + 1 in thread.regions */
+	uint64_t tx_free;              /* FLOW_DIRECT: offset: what lies before may be overwritten */
+	uint32_t rexmit_base;          /* segments sent again before it was installed */
+	uint32_t small_end;            /* low half: end of the last segment that was shorter than mss */
 	struct wire_template tmpl;
 	struct reasm_piece ooo_piece[REASM_PIECES]; /* low halves of offsets */
 };
@@ -160,6 +163,14 @@ static inline uint16_t flow_tx_app(const struct flow *f)
 static inline uint16_t flow_tx_slot(const struct flow *f)
 {
 	return unlikely(f->flags & FLOW_SPLIT) ? f->tx_slot : f->slot;
+}
+
+/* Offset: what of the transmit buffer lies before it the application may overwrite. */
+static inline uint64_t flow_tx_free(const struct flow *f)
+{
+	uint64_t acked = f->snd_una < f->snd_end ? f->snd_una : f->snd_end;
+
+	return unlikely(f->flags & FLOW_DIRECT) ? f->tx_free : acked;
 }
 
 static inline uint32_t flow_snd_una(const struct flow *f)

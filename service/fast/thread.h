@@ -59,6 +59,7 @@ struct fast_thread {
 	uint64_t *set_memory;
 	uint32_t *slot_memory;
 	struct app_view apps[FAST_APPS];
+	struct fast_region regions[FAST_REGIONS];
 	uint16_t app_list[FAST_APPS]; /* those in use */
 	uint32_t napps;
 	bool apps_up_wait;

@@ -74,6 +74,7 @@ static bool up_frozen(struct fast_thread *t, const struct flow *f)
 		.snd_una = MIN(f->snd_una, f->snd_end),
 		.snd_nxt = MIN(f->snd_max, f->snd_end),
 		.snd_end = f->snd_end,
+		.tx_free = f->tx_free,
 		.rcv_read = f->rcv_read,
 		.rcv_end = f->rcv_end,
 		.snd_base = f->snd_base,

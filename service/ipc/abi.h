@@ -3,12 +3,14 @@
  * The memory that the service shares with one application. Both sides are built from this
  * file; IPC_ABI_VERSION changes with any change here.
  *
- * Three pieces of memory, all made and sealed by the service:
+ * Pieces of memory, all made and sealed by the service:
  *   app memfd     struct ipc_app: slots, bells, contexts. Read-write for both.
  *   buffer memfd  payload. The service hands out pieces of it, a receive and a transmit
  *                 buffer per slot, each a power of two in size; byte at stream offset o
  *                 lives at piece + (o & (size - 1)).
  *   page memfd    struct ipc_page: read-only for applications, one for all of them.
+ *   pair memfds   payload of local connections between two applications: as the buffer memfd, but each piece is the
+ *                 transmit buffer of one and the receive buffer of the other one. Asked for by their id (REGION).
  *
  * A slot is one connection as the application sees it. The application picks a slot whose
  * status is reusable and names it in its ADOPT message; the service answers by writing the
@@ -30,7 +32,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 8u
+#define IPC_ABI_VERSION 9u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -91,7 +93,11 @@ static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY
 #define IPC_OPT_CHANGES 0xff00u
 /* ipc_slot.timeouts */
 #define IPC_PROBES (1u << 31)
-/* ipc_slot.busy: a thread is shutting the kernel socket down and has seen the slot FAST. Not part of the record. */
+/*
+ * ipc_slot.busy, not part of the record: threads that are shutting the kernel socket down and have seen the slot FAST,
+ * and, in these steps, one that copies into a transmit buffer which the other end reads.
+ */
+#define IPC_BUSY_COPY 0x10000u
 
 struct ipc_slot {
 	/* written by the application */
@@ -101,7 +107,7 @@ struct ipc_slot {
 	_Atomic uint32_t opts;                 /* IPC_OPT_* */
 	_Atomic uint32_t context;              /* whose bell rings for this slot */
 	_Atomic uint32_t fd_plus1;             /* its descriptor + 1, for reports; 0: not in use */
-	_Atomic uint32_t busy;                 /* threads in shutdown(): not rebuilt under them, for a while */
+	_Atomic uint32_t busy; /* threads in shutdown(): not rebuilt under them, for a while; IPC_BUSY_COPY */
 	/* beside the record, read when they are needed: TCP_USER_TIMEOUT (0: none), TCP_KEEP*, TCP_NOTSENT_LOWAT */
 	_Atomic uint32_t user_timeout_ms, keep_idle_s, keep_intvl_s, keep_cnt, notsent_lowat;
 	/*
@@ -111,17 +117,23 @@ struct ipc_slot {
 	_Atomic uint32_t mark_snd, mark_read;
 	/* written by the service: fast thread */
 	_Alignas(64) _Atomic uint64_t rcv_end; /* bytes put into the receive buffer so far */
-	_Atomic uint64_t snd_acked;            /* bytes acknowledged by the peer so far */
-	_Atomic uint32_t status;               /* enum ipc_state | IPC_ST_* */
-	_Atomic uint32_t error;                /* errno, if IPC_ST_ERROR */
+	/*
+	 * Bytes that the transmit buffer holds no longer: acknowledged by the peer, or, if it is the other end's receive
+	 * buffer, too, read there. What has arrived there ipc_page.moved says.
+	 */
+	_Atomic uint64_t snd_acked;
+	_Atomic uint32_t status; /* enum ipc_state | IPC_ST_* */
+	_Atomic uint32_t error;  /* errno, if IPC_ST_ERROR */
 	/* for TCP_INFO: when a segment, and when one with data, came last; milliseconds of CLOCK_MONOTONIC */
 	_Atomic uint32_t heard_ms, received_ms;
 	_Atomic uint32_t rto_us, rate_kbps;
 	/* main thread: the other end of this refused, local connection asks now; cleared with the next ADOPT */
 	_Atomic uint32_t invited;
 	_Atomic uint32_t peer; /* local, fast thread: flow id of the other end, or IPC_SLOT_NONE */
+	/* slow path, as rx_off: ids of the pair memfds where the buffers are; 0: in the buffer memfd */
+	uint32_t rx_region, tx_region;
 	/* written by the service: slow path, before status becomes IPC_FAST or IPC_REFUSED */
-	_Alignas(64) uint64_t rx_off; /* in the buffer memfd */
+	_Alignas(64) uint64_t rx_off; /* in the buffer memfd, or a pair's */
 	uint64_t tx_off;
 	uint32_t rx_size, tx_size; /* powers of two */
 	uint32_t flow_id;          /* index into the map of words (see ipc_page) */

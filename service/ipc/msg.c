@@ -29,6 +29,7 @@ static const struct {
 	[IPC_MSG_UNLISTEN] = {0, -1},
 	[IPC_MSG_PREPARE] = {0, -1},
 	[IPC_MSG_LOOK] = {0, -1},
+	[IPC_MSG_REGION] = {0, 1},
 	[IPC_MSG_ADMIN] = {0, 1},
 	[IPC_MSG_CAPTURE] = {0, 0},
 };

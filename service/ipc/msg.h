@@ -35,6 +35,7 @@ enum ipc_msg_type {
 	IPC_MSG_UNLISTEN, /* app: arg[0] = descriptor number. No answer */
 	IPC_MSG_PREPARE,  /* app: there is going to be an ADOPT: attach XDP. No answer, but ipc_page.ready */
 	IPC_MSG_LOOK, /* app: arg[0] = slot: something has happened at the kernel socket of a local connection. No answer */
+	IPC_MSG_REGION, /* app: arg[0] = id of a pair memfd (ipc_slot.rx_region); answer: REGION, [0] = id, [1] = its bytes; fd */
 	IPC_MSG_ADMIN, /* tapas: text = "status", "flows", "listeners", "stats", "release ..."; answer: ADMIN, fd = memfd with JSON */
 	IPC_MSG_CAPTURE, /* tapas: start; then the service sends CAPTURE frames as raw messages (struct ipc_capture) */
 	IPC_MSG_TYPES

@@ -287,7 +287,7 @@ void adopt_begin(struct slow *s, const struct leave_for *to, int fd)
 	int examined;
 	bool local;
 
-	app_unpark(a, slot);
+	app_unpark(s, a, slot);
 	atomic_store_explicit(&a->shm->slot[slot].context, to->context, memory_order_relaxed);
 	if (c) {
 		leave_move(s, c, to, fd);
@@ -382,10 +382,7 @@ void adopt_cancel(struct slow *s, struct conn *c, uint32_t reason)
 		nic_flow_del(s->env.nic, &c->key);
 	for (struct held_frame *h = c->held; h; h = h->next)
 		linux_inject(s, h->data, h->len);
-	if (c->rx_size)
-		app_buffers_put(a, c->rx_size, c->rx_off);
-	if (c->tx_size)
-		app_buffers_put(a, c->tx_size, c->tx_off);
+	conn_release_buffers(s, c);
 	a->slot_conn[slot] = SLOW_NONE;
 	a->conns--;
 	c->app = NULL;

@@ -22,8 +22,7 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-/* A sealed memfd of @size bytes, mapped. Returns the descriptor or -errno. */
-static int app_memory(const char *name, uint64_t size, void **map)
+int app_memory(const char *name, uint64_t size, void **map)
 {
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
@@ -254,6 +253,9 @@ void app_gone(struct slow *s, uint32_t index)
 
 	if (!a || !a->deleted || --a->gone_waiting)
 		return;
+	for (uint32_t i = 0; i < IPC_SLOTS && a->nparked; i++)
+		app_unpark(s, a, i);
+	pairs_forget(s, a);
 	if (a->pidfd_watch >= 0)
 		loop_unwatch(s->env.loop, a->pidfd_watch);
 	s->apps[index] = NULL;
@@ -311,6 +313,11 @@ void app_buffers_put(struct app *a, uint32_t size, uint64_t off)
 	a->free_bufs[k].off[a->free_bufs[k].count++] = off;
 }
 
+static bool parked_any(const struct parked *p)
+{
+	return p->rx_size || p->tx_size || p->tx_ring;
+}
+
 void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size)
 {
 	struct parked *p;
@@ -320,7 +327,7 @@ void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size
 	if (!a->parked || !size)
 		return; /* lost to the application until it ends */
 	p = &a->parked[slot];
-	a->nparked += !p->rx_size && !p->tx_size;
+	a->nparked += !parked_any(p);
 	if (rx) {
 		p->rx_off = off;
 		p->rx_size = size;
@@ -330,26 +337,41 @@ void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size
 	}
 }
 
-void app_unpark(struct app *a, uint32_t slot)
+void app_park_ring(struct slow *s, struct app *a, uint32_t slot, struct ring *r)
+{
+	struct parked *p;
+
+	if (!a->parked)
+		a->parked = calloc(IPC_SLOTS, sizeof *a->parked);
+	if (!a->parked)
+		return; /* lost to the pair */
+	p = &a->parked[slot];
+	a->nparked += !parked_any(p);
+	ring_put(s, p->tx_ring);
+	p->tx_ring = r;
+}
+
+void app_unpark(struct slow *s, struct app *a, uint32_t slot)
 {
 	struct parked *p = a->parked ? &a->parked[slot] : NULL;
 
-	if (!p || (!p->rx_size && !p->tx_size))
+	if (!p || !parked_any(p))
 		return;
 	if (p->rx_size)
 		app_buffers_put(a, p->rx_size, p->rx_off);
 	if (p->tx_size)
 		app_buffers_put(a, p->tx_size, p->tx_off);
+	ring_put(s, p->tx_ring);
 	*p = (struct parked){0};
 	a->nparked--;
 }
 
-void app_unpark_all(struct app *a)
+void app_unpark_all(struct slow *s, struct app *a)
 {
 	for (uint32_t i = 0; i < IPC_SLOTS && a->nparked; i++)
-		if ((a->parked[i].rx_size || a->parked[i].tx_size) &&
+		if (parked_any(&a->parked[i]) &&
 		    atomic_load_explicit(&a->shm->slot[i].fd_plus1, memory_order_relaxed) == 0)
-			app_unpark(a, i);
+			app_unpark(s, a, i);
 }
 
 /* Wake whoever sleeps there, after the news. */

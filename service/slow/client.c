@@ -147,6 +147,18 @@ static int client_context(struct slow *s, struct client *cl, const struct ipc_ms
 	return client_answer(cl, &m, &fd, 1);
 }
 
+static int client_region(struct slow *s, struct client *cl, const struct ipc_msg *in)
+{
+	struct ipc_msg m = {.magic = IPC_MAGIC, .type = IPC_MSG_REGION, .arg = {in->arg[0]}};
+	int fd = in->arg[0] <= UINT32_MAX ? pair_memory(s, cl->app, (uint32_t)in->arg[0], &m.arg[1]) : -EPROTO;
+
+	if (fd == -EPROTO)
+		return fd;
+	if (fd < 0) /* it has gone meanwhile, perhaps */
+		return client_refuse(cl, -fd, "no such memory");
+	return client_answer(cl, &m, &fd, 1);
+}
+
 static int client_adopt(struct slow *s, struct client *cl, const struct ipc_msg *in, int *fd)
 {
 	struct leave_for to = {.app = cl->app};
@@ -282,6 +294,8 @@ static int client_message(struct slow *s, struct client *cl, const struct ipc_ms
 	switch (m->type) {
 	case IPC_MSG_CONTEXT:
 		return client_context(s, cl, m);
+	case IPC_MSG_REGION:
+		return client_region(s, cl, m);
 	case IPC_MSG_ADOPT:
 		return client_adopt(s, cl, m, &fds[0]);
 	case IPC_MSG_RETURN:

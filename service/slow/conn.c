@@ -99,6 +99,11 @@ struct conn *conn_find_cookie(struct slow *s, uint64_t cookie)
 	return NULL;
 }
 
+static uint32_t conn_region(const struct ring *r)
+{
+	return r ? ring_id(r) : 0;
+}
+
 void conn_fill_slot(const struct conn *c, struct app *a, uint32_t slot)
 {
 	struct ipc_slot *sl = &a->shm->slot[slot];
@@ -109,6 +114,8 @@ void conn_fill_slot(const struct conn *c, struct app *a, uint32_t slot)
 	sl->tx_off = tx ? c->tx_off : c->rx_off;
 	sl->rx_size = rx ? c->rx_size : c->tx_size;
 	sl->tx_size = tx ? c->tx_size : c->rx_size;
+	sl->rx_region = conn_region(rx ? c->rx_ring : c->tx_ring);
+	sl->tx_region = conn_region(tx ? c->tx_ring : c->rx_ring);
 	sl->flow_id = c->id;
 	sl->thread = c->thread;
 	sl->local = c->local;
@@ -171,6 +178,31 @@ void conn_release_slot(struct slow *s, struct app *a, uint32_t slot, enum ipc_st
 	app_release(s, a);
 }
 
+/* Threads of the applications may still be copying there. */
+static void conn_park(struct slow *s, struct conn *c)
+{
+	if (!c->rx_ring)
+		app_park(c->app, c->slot, true, c->rx_off, c->rx_size);
+	if (!c->tx_ring)
+		app_park(conn_tx_app(c), conn_tx_slot(c), false, c->tx_off, c->tx_size);
+	else
+		app_park_ring(s, conn_tx_app(c), conn_tx_slot(c), ring_hold(c->tx_ring));
+	c->rx_size = c->rx_ring ? c->rx_size : 0;
+	c->tx_size = c->tx_ring ? c->tx_size : 0;
+}
+
+void conn_release_buffers(struct slow *s, struct conn *c)
+{
+	if (c->rx_size && !c->rx_ring)
+		app_buffers_put(c->app, c->rx_size, c->rx_off);
+	if (c->tx_size && !c->tx_ring)
+		app_buffers_put(conn_tx_app(c), c->tx_size, c->tx_off);
+	ring_put(s, c->rx_ring);
+	ring_put(s, c->tx_ring);
+	c->rx_ring = c->tx_ring = NULL;
+	c->rx_size = c->tx_size = 0;
+}
+
 void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park)
 {
 	struct app *a = c->app, *tx = conn_tx_app(c);
@@ -178,16 +210,9 @@ void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint
 
 	if (!a)
 		return;
-	if (park) {
-		app_park(a, c->slot, true, c->rx_off, c->rx_size);
-		app_park(tx, tx_slot, false, c->tx_off, c->tx_size);
-	} else {
-		if (c->rx_size)
-			app_buffers_put(a, c->rx_size, c->rx_off);
-		if (c->tx_size)
-			app_buffers_put(tx, c->tx_size, c->tx_off);
-	}
-	c->rx_size = c->tx_size = 0;
+	if (park)
+		conn_park(s, c);
+	conn_release_buffers(s, c);
 	c->app = NULL;
 	if (c->sender.app)
 		conn_release_slot(s, tx, tx_slot, final, reason);

@@ -10,6 +10,7 @@
 #include "service/base/hash.h"
 #include "service/ipc/msg.h"
 #include "service/ipc/wake.h"
+#include "service/slow/ring.h"
 #include "service/slow/slow.h"
 #include "service/tcp/cc.h"
 #include "shadow/sock.h"
@@ -23,6 +24,7 @@
 #define SLOW_ADOPTING 64 /* transactions at a time; further requests wait in their sockets */
 #define SLOW_LEAVING 32  /* frozen at a time, when all are given back */
 #define SLOW_BACK 4      /* times that halves of a connection go back to a process that they were taken from */
+#define SLOW_PAIRS FAST_REGIONS
 #define SLOW_NEIGHBOURS 1024
 #define SLOW_FIN_WAIT2_NS (60 * NS_PER_S)
 #define SLOW_TIME_WAIT_NS (60 * NS_PER_S)
@@ -75,7 +77,8 @@ struct conn {
 	uint32_t slot, context, thread;
 	uint64_t rx_off, tx_off; /* see conn_tx_app() */
 	uint32_t rx_size, tx_size;
-	int app_fd; /* descriptor number in the application, -1: none */
+	struct ring *rx_ring, *tx_ring; /* local: not in the applications' own memory, but there; with a use */
+	int app_fd;                     /* descriptor number in the application, -1: none */
 	struct leave_for
 		sender; /* another slot that has the sending half; `app` and `slot` have the receiving one then */
 	uint32_t backs; /* times a half went back */
@@ -154,6 +157,7 @@ struct conn {
 struct parked {
 	uint64_t rx_off, tx_off;
 	uint32_t rx_size, tx_size; /* 0: none */
+	struct ring *tx_ring;      /* or NULL */
 };
 
 /* A registered application: one process with the library. */
@@ -239,6 +243,8 @@ struct slow {
 	struct down_wait *down_head[IPC_THREADS], **down_tail[IPC_THREADS];
 	struct app *apps[FAST_APPS];
 	uint32_t napps;
+	struct pair *pairs[SLOW_PAIRS]; /* ring.c */
+	uint32_t pair_id;               /* of the last one */
 	struct client *clients[SLOW_CLIENTS];
 	bool clients_more, clients_ended;
 	uint32_t captures;
@@ -287,6 +293,8 @@ bool conn_slots_are_let_go(const struct conn *c); /* the library's word, or the 
 void conn_removed(struct slow *s, struct conn *c, uint32_t rcv_nxt, uint32_t snd_nxt);
 void conn_sweep(struct slow *s);                                /* once a second */
 struct conn *conn_find_cookie(struct slow *s, uint64_t cookie); /* slow: looks at all */
+/* Its buffers, which nobody uses, are free. */
+void conn_release_buffers(struct slow *s, struct conn *c);
 /* Give slots and buffers back to the applications. The fast thread no longer uses them. @park: threads of it may. */
 void conn_release_app(struct slow *s, struct conn *c, enum ipc_state final, uint32_t reason, bool park);
 /* One slot of it is at its end. */
@@ -301,6 +309,15 @@ static inline struct app *conn_tx_app(const struct conn *c)
 static inline uint32_t conn_tx_slot(const struct conn *c)
 {
 	return c->sender.app ? c->sender.slot : c->slot;
+}
+/* Where its buffers are mapped here. */
+static inline uint8_t *conn_rx_buf(const struct conn *c)
+{
+	return c->rx_ring ? ring_buf(c->rx_ring) : c->app->buf + c->rx_off;
+}
+static inline uint8_t *conn_tx_buf(const struct conn *c)
+{
+	return c->tx_ring ? ring_buf(c->tx_ring) : conn_tx_app(c)->buf + c->tx_off;
 }
 /* Does it have a half, or both? */
 static inline bool conn_is_slot(const struct conn *c, const struct app *a, uint32_t slot)
@@ -329,13 +346,16 @@ void app_release(struct slow *s, struct app *a); /* frees it when nothing refers
 void app_gone(struct slow *s, uint32_t index);
 void app_close_all(struct slow *s); /* the fast threads have ended */
 int app_context(struct slow *s, struct app *a, uint32_t index);
+/* A sealed memfd of @size bytes, mapped. Returns the descriptor or -errno. */
+int app_memory(const char *name, uint64_t size, void **map);
 /* Is there one of @size that was used before, or was half of the memory never given out? */
 bool app_buffers_ample(const struct app *a, uint32_t size);
 bool app_buffers_get(struct app *a, uint32_t size, uint64_t *off);
 void app_buffers_put(struct app *a, uint32_t size, uint64_t off);
 void app_park(struct app *a, uint32_t slot, bool rx, uint64_t off, uint32_t size); /* one of its two buffers */
-void app_unpark(struct app *a, uint32_t slot);                                     /* the slot is used anew */
-void app_unpark_all(struct app *a); /* those that the application has let go of */
+void app_park_ring(struct slow *s, struct app *a, uint32_t slot, struct ring *r);  /* what it has sent from */
+void app_unpark(struct slow *s, struct app *a, uint32_t slot);                     /* the slot is used anew */
+void app_unpark_all(struct slow *s, struct app *a); /* those that the application has let go of */
 /* Write a slot's final status and wake whoever waits for it. */
 void app_slot_finish(struct slow *s, struct app *a, uint32_t slot, enum ipc_state state, uint32_t reason);
 /* A connection has become FAST: wake those who wait for one of Linux's, which may be this one. */
@@ -373,6 +393,8 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg,
 
 /* local.c: both ends on this host */
 bool local_is(const struct slow *s, const struct sock_state *st);
+/* Frozen: is a thread still writing where the other end reads? What another process sends would be spoiled. */
+bool local_is_written_there(const struct slow *s, const struct conn *c);
 struct conn *local_other(const struct slow *s, const struct conn *c); /* NULL: none, or @c is not local */
 void local_unlink(struct slow *s, struct conn *c);
 /* @c, ADOPTING, becomes FAST, or is refused. */

@@ -236,6 +236,7 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.tx_off = c->tx_off,
 		.rx_size = c->rx_size,
 		.tx_size = c->tx_size,
+		.tx_free = c->tx_ring ? z->tx_free : 0,
 		.mss = z->mss,
 		.snd_wscale = c->sock.snd_wscale,
 		.rcv_wscale = c->sock.rcv_wscale,
@@ -336,8 +337,10 @@ static bool leave_is_same(const struct leave_for *a, const struct leave_for *b)
 }
 
 /* Pieces of the mover's memory for the halves in @take. Returns false if it has no room. */
-static bool leave_room(struct app *to, const struct conn *c, uint32_t take, uint64_t *rx_off, uint64_t *tx_off)
+static bool leave_room(const struct conn *c, uint32_t take, uint64_t *rx_off, uint64_t *tx_off)
 {
+	struct app *to = c->mover.app;
+
 	if (to->dying || (take & IPC_HALF_RX && !app_buffers_get(to, c->rx_size, rx_off)))
 		return false;
 	if (!(take & IPC_HALF_TX) || app_buffers_get(to, c->tx_size, tx_off))
@@ -348,25 +351,30 @@ static bool leave_room(struct app *to, const struct conn *c, uint32_t take, uint
 }
 
 /* The live bytes of what is received, and of what is sent, to @off in the mover's memory, at the same offsets. */
-static void leave_copy_rx(struct conn *c, const struct up_frozen *z, uint64_t off)
+static void leave_copy_rx(struct slow *s, struct conn *c, const struct up_frozen *z, uint64_t off)
 {
 	uint8_t *to = c->mover.app->buf + off;
-	const uint8_t *from = c->app->buf + c->rx_off;
+	const uint8_t *from = conn_rx_buf(c);
 
 	leave_copy(to, from, c->rx_size, (uint32_t)z->rcv_read, (uint32_t)z->rcv_end);
 	for (uint32_t i = 0; i < z->ooo.count; i++)
 		leave_copy(to, from, c->rx_size, z->ooo_piece[i].start, z->ooo_piece[i].end);
-	app_park(c->app, c->slot, true, c->rx_off, c->rx_size); /* a thread of it may still be copying there */
+	if (!c->rx_ring)
+		app_park(c->app, c->slot, true, c->rx_off, c->rx_size); /* a thread of it may still be copying there */
+	ring_put(s, c->rx_ring);
+	c->rx_ring = NULL;
 	c->rx_off = off;
 }
 
-static void leave_copy_tx(struct conn *c, const struct up_frozen *z, uint64_t off)
+static void leave_copy_tx(struct slow *s, struct conn *c, const struct up_frozen *z, uint64_t off)
 {
 	struct app *from = conn_tx_app(c);
 
-	leave_copy(c->mover.app->buf + off, from->buf + c->tx_off, c->tx_size, (uint32_t)z->snd_una,
-		   (uint32_t)z->snd_end);
-	app_park(from, conn_tx_slot(c), false, c->tx_off, c->tx_size);
+	leave_copy(c->mover.app->buf + off, conn_tx_buf(c), c->tx_size, (uint32_t)z->snd_una, (uint32_t)z->snd_end);
+	if (!c->tx_ring)
+		app_park(from, conn_tx_slot(c), false, c->tx_off, c->tx_size);
+	ring_put(s, c->tx_ring);
+	c->tx_ring = NULL;
 	c->tx_off = off;
 }
 
@@ -378,14 +386,14 @@ static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_froze
 	struct ipc_slot *sl = &to.app->shm->slot[to.slot];
 	uint64_t rx_off = 0, tx_off = 0;
 
-	if (!leave_room(to.app, c, take, &rx_off, &tx_off))
+	if (!leave_room(c, take, &rx_off, &tx_off))
 		return false;
 	if (take & IPC_HALF_RX) {
-		leave_copy_rx(c, z, rx_off);
+		leave_copy_rx(s, c, z, rx_off);
 		rx = to;
 	}
 	if (take & IPC_HALF_TX) {
-		leave_copy_tx(c, z, tx_off);
+		leave_copy_tx(s, c, z, tx_off);
 		tx = to;
 	}
 	c->mover.app = NULL; /* its hold on the application becomes the connection's */
@@ -443,6 +451,11 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 	}
 	take = c->mover.app && !s->stopping ? leave_halves(c, z) : 0;
 	back = c->mover.app && c->mover.halves & IPC_HALF_BACK;
+	if (take & IPC_HALF_TX && local_is_written_there(s, c)) {
+		leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_RETRY);
+		leave_fast_again(s, c, z);
+		return;
+	}
 	if (take && leave_to_mover(s, c, z, take)) {
 		counter_add(&s->counters, CNT_MOVED, 1);
 		c->backs += back;

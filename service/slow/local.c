@@ -46,6 +46,17 @@ struct conn *local_other(const struct slow *s, const struct conn *c)
 	return c->local && c->peer != SLOW_NONE ? &s->conns[c->peer] : NULL;
 }
 
+bool local_is_written_there(const struct slow *s, const struct conn *c)
+{
+	const struct conn *p = local_other(s, c);
+	const struct app *a = conn_tx_app(c);
+
+	if (!c->tx_ring || !p || p->orphan || p->rx_ring != c->tx_ring || a->dying || a->exited)
+		return false;
+	atomic_thread_fence(memory_order_seq_cst); /* pairs with copy_begin() in the library */
+	return atomic_load_explicit(&a->shm->slot[conn_tx_slot(c)].busy, memory_order_relaxed) >= IPC_BUSY_COPY;
+}
+
 void local_unlink(struct slow *s, struct conn *c)
 {
 	struct conn *p = local_other(s, c);
@@ -80,25 +91,55 @@ void local_forget(struct slow *s, const struct app *a)
 			s->offers[i].app = NULL;
 }
 
-/* Has the end with @key asked lately? Then it is asked to ask again. */
-static bool local_invite(struct slow *s, const struct flow_key *key)
+/* Has the end with @key asked lately? Then it is asked to ask again. Returns its application, or NULL. */
+static struct app *local_invite(struct slow *s, const struct flow_key *key)
 {
 	struct offer *o = local_place(s, key);
 	struct ipc_slot *sl;
 
 	if (!o->app || !flow_key_equal(&o->key, key) || s->now_ns - o->time_ns > LOCAL_OFFER_NS)
-		return false;
+		return NULL;
 	sl = &o->app->shm->slot[o->slot];
 	if (o->app->slot_conn[o->slot] != SLOW_NONE || !atomic_load_explicit(&sl->fd_plus1, memory_order_relaxed))
-		return false;
+		return NULL;
 	/* a hint: nothing is ordered by it */
 	atomic_store_explicit(&sl->invited, 1, memory_order_relaxed);
-	return true;
+	return o->app;
 }
 
 /* ---- adoption ---- */
 
-static uint32_t local_prepare(struct slow *s, struct conn *c)
+/*
+ * Buffers that both ends have. Their sizes are what is configured, not what a program has asked for, as two may have
+ * asked. @p: the other end, which has them already; else @other is its application, and @c is the first to have them.
+ */
+static bool local_rings(struct slow *s, struct conn *c, const struct conn *p, struct app *other)
+{
+	uint32_t size =
+		2 * MAX(MAX(s->cfg->tx_buffer, s->cfg->rx_buffer), adopt_ample(c->app)); /* it is in place of two */
+
+	if (s->cfg->local != CONFIG_LOCAL_DIRECT || c->sock.sndbuf || c->sock.rcvbuf)
+		return false;
+	if (!p) {
+		c->tx_ring = other ? ring_new(s, c->app, other, size) : NULL;
+		c->rx_ring = c->tx_ring ? ring_new(s, c->app, other, size) : NULL;
+	} else if (p->rx_ring && p->tx_ring && ring_is_of(p->rx_ring, c->app)) {
+		c->tx_ring = ring_hold(p->rx_ring);
+		c->rx_ring = ring_hold(p->tx_ring);
+	}
+	if (!c->rx_ring) {
+		ring_put(s, c->tx_ring);
+		c->tx_ring = NULL;
+		return false;
+	}
+	c->tx_off = c->tx_ring->off;
+	c->rx_off = c->rx_ring->off;
+	c->tx_size = c->tx_ring->size;
+	c->rx_size = c->rx_ring->size;
+	return true;
+}
+
+static uint32_t local_prepare(struct slow *s, struct conn *c, const struct conn *p, struct app *other)
 {
 	if (adopt_fails(s, 1))
 		return IPC_REASON_FAULT;
@@ -112,7 +153,7 @@ static uint32_t local_prepare(struct slow *s, struct conn *c)
 		return IPC_REASON_STATE;
 	if (adopt_fails(s, 3))
 		return IPC_REASON_FAULT;
-	if (!adopt_room(s, c, 0, MAX(s->cfg->rx_buffer, adopt_ample(c->app)), 0))
+	if (!local_rings(s, c, p, other) && !adopt_room(s, c, 0, MAX(s->cfg->rx_buffer, adopt_ample(c->app)), 0))
 		return IPC_REASON_MEMORY;
 	return adopt_fails(s, 4) || adopt_fails(s, 5) || adopt_fails(s, 6) ? IPC_REASON_FAULT : IPC_REASON_NONE;
 }
@@ -120,6 +161,8 @@ static uint32_t local_prepare(struct slow *s, struct conn *c)
 void local_init(const struct conn *c, struct flow_init *init)
 {
 	init->local = true;
+	init->rx_region = c->rx_ring ? ring_region(c->rx_ring) : 0;
+	init->tx_region = c->tx_ring ? ring_region(c->tx_ring) : 0;
 	init->peer = c->peer;
 	init->mss = (uint16_t)MAX(init->mss, 1u);
 	init->tmpl.key = c->key;
@@ -153,9 +196,10 @@ static void local_install(struct slow *s, struct conn *c)
 	verdict_sweep_timer(s);
 }
 
-static void local_adopt(struct slow *s, struct conn *c, struct conn *p)
+/* @p: the other end, which is FAST; else NULL, and @other is the application that is invited. */
+static void local_adopt(struct slow *s, struct conn *c, struct conn *p, struct app *other)
 {
-	uint32_t reason = local_prepare(s, c);
+	uint32_t reason = local_prepare(s, c, p, other);
 
 	if (reason) {
 		adopt_cancel(s, c, reason);
@@ -176,15 +220,16 @@ void local_offer(struct slow *s, struct conn *c)
 {
 	struct flow_key key = local_other_key(&c->key);
 	struct conn *p = conn_find(s, &key);
+	struct app *other;
 
 	if (flow_key_equal(&key, &c->key)) /* connected to itself */
 		adopt_cancel(s, c, IPC_REASON_LOCAL);
 	else if (p && p->local && p->state == CONN_FAST && !p->failed && !p->orphan && p->peer == SLOW_NONE)
-		local_adopt(s, c, p);
-	else if (p || !local_invite(s, &key))
-		local_refuse(s, c);
+		local_adopt(s, c, p, NULL);
+	else if (!p && (other = local_invite(s, &key)))
+		local_adopt(s, c, NULL, other);
 	else
-		local_adopt(s, c, NULL);
+		local_refuse(s, c);
 }
 
 void local_sweep(struct slow *s, struct conn *c)

@@ -111,9 +111,9 @@ static int local_unread(const struct conn *c, const struct conn *p, struct iovec
 	struct iovec *from = v;
 
 	if (p)
-		v = local_range(v, p->app->buf + p->rx_off, p->rx_size, p->frozen.rcv_read, p->frozen.rcv_end);
+		v = local_range(v, conn_rx_buf(p), p->rx_size, p->frozen.rcv_read, p->frozen.rcv_end);
 	if (c)
-		v = local_range(v, conn_tx_app(c)->buf + c->tx_off, c->tx_size, c->frozen.snd_una, c->frozen.snd_end);
+		v = local_range(v, conn_tx_buf(c), c->tx_size, c->frozen.snd_una, c->frozen.snd_end);
 	return (int)(v - from);
 }
 

@@ -181,6 +181,7 @@ void slow_close(struct slow *s)
 		loop_unwatch(s->env.loop, s->up_watch);
 	demand_close(s);
 	down_close(s);
+	pairs_close(s);
 	app_close_all(s);
 	conn_table_close(s);
 	waker_close(&s->waker);

@@ -194,7 +194,7 @@ static void sweep_tick(void *ctx, uint64_t now_ns)
 	conn_sweep(s);
 	for (uint32_t i = 0; i < FAST_APPS; i++)
 		if (s->apps[i] && s->apps[i]->nparked)
-			app_unpark_all(s->apps[i]);
+			app_unpark_all(s, s->apps[i]);
 	if (s->list_head == SLOW_NONE) {
 		loop_timer_cancel(s->env.loop, s->sweep_timer);
 		s->sweep_timer = -1;

@@ -17,7 +17,7 @@ the client is in the figures of redis-benchmark and wrk alone.
 An idle connection's memory is what grows while the connections are opened: anonymous and shared memory of server, client
 and service, their page tables, and the kernel's slabs.
 
-BENCH_LOCAL_SERVICE (tapasd, or local-only: tapasd --local-only), BENCH_SPIN_US ([fast] spin_us), BENCH_IDLE (10000
+BENCH_LOCAL (direct, or service: the value of `local`), BENCH_LOCAL_SERVICE (tapasd, or local-only: tapasd --local-only), BENCH_SPIN_US ([fast] spin_us), BENCH_IDLE (10000
 connections), BENCH_IDLE_SECONDS (5).
 """
 import contextlib
@@ -37,6 +37,7 @@ ADDR = "127.0.0.1"
 ECHO, SINK, SOURCE, REDIS, MEMCACHED, NGINX = 7000, 7001, 7002, 6379, 11211, 8080
 SERVICE = os.environ.get("BENCH_LOCAL_SERVICE", "tapasd")
 SPIN_US = os.environ.get("BENCH_SPIN_US", "")
+HOW = os.environ.get("BENCH_LOCAL", "direct")
 IDLE = int(os.environ.get("BENCH_IDLE", "10000"))
 IDLE_SECONDS = float(os.environ.get("BENCH_IDLE_SECONDS", "5"))
 CORES = sorted(os.sched_getaffinity(0))
@@ -46,7 +47,7 @@ PLACEMENTS = {  # client, server, service
     "apart": (CORES[:1], CORES[-1:], CORES[-1:]),
     "together": (CORES[-1:], CORES[-1:], CORES[-1:]),
 }
-SETTING = {"service": SERVICE, "spin_us": SPIN_US or "default", "idle_seconds": IDLE_SECONDS, "placements": PLACEMENTS}
+SETTING = {"service": SERVICE, "local": HOW, "spin_us": SPIN_US or "default", "idle_seconds": IDLE_SECONDS, "placements": PLACEMENTS}
 
 RATE, LATENCY, PROGRAM = 3.0, 1 / 0.6, 1.5  # the least ratios that are aimed at
 CHEAPER = {"cpu_us": 1.0}
@@ -90,7 +91,7 @@ class LocalLab(Lab):
         self.side = side
         spin = {"fast": {"spin_us": SPIN_US}} if SPIN_US else {}
         super().__init__("plain" if side == "plain" else "shared", start=False,
-                         config={"service": {"local": "service"}, "adopt": {"exchanges": 2, "bytes": 65536}, "shadow": {"heartbeat_ms": 10000}, **spin})
+                         config={"service": {"local": HOW}, "adopt": {"exchanges": 2, "bytes": 65536}, "shadow": {"heartbeat_ms": 10000}, **spin})
         try:
             self.server.sysctl("net.ipv4.ip_local_port_range", "12000 65000")
             self.server.sysctl("net.core.somaxconn", "4096")

@@ -27,6 +27,12 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(skip)
 
 
+def pytest_generate_tests(metafunc):
+    """What local connections must be able to do they must be with either way to carry them."""
+    if metafunc.module.__name__ in ("test_local", "test_local_life") and "make_lab" in metafunc.fixturenames:
+        metafunc.parametrize("make_lab", ["service", "direct"], indirect=True)
+
+
 @pytest.fixture
 def make_lab(request):
     """make_lab(mode=..., ...) -> Lab; closed, and its log shown on failure, at the end of the test."""
@@ -35,7 +41,7 @@ def make_lab(request):
     def make(*args, **kw):
         if "local" in request.node.name or "test_local" in request.module.__name__:
             config = kw.setdefault("config", {})
-            kw["config"] = dict(config, service={"local": "service", **config.get("service", {})})
+            kw["config"] = dict(config, service={"local": getattr(request, "param", "service"), **config.get("service", {})})
         made.append(lab_module.Lab(*args, **kw))
         return made[-1]
 

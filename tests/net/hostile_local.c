@@ -8,6 +8,7 @@
  *   drained  says that it reads no more in the kernel, and does not, although bytes lie there
  *   early    writes, forges and closes before and while its connections become FAST
  *   swing    gives its connections back and asks for them again, words of it changing at random
+ *   regions  asks for everybody's common memory, and scribbles on its own while data flow
  *   hide     has its sockets where no process has them, the service neither
  */
 #define _GNU_SOURCE
@@ -19,6 +20,7 @@ struct worker {
 	struct app *app;
 	struct conn *conn;
 	uint64_t rnd, count;
+	void *arg;
 	pthread_t thread;
 };
 
@@ -85,6 +87,78 @@ static void mode_under(void)
 	struct app a;
 
 	run_beside("under", under_body, &a);
+}
+
+/* ---- regions ---- */
+
+#define REGIONS 3000
+
+/* The answer's descriptor, or -1. */
+static int region_ask(struct app *a, uint64_t id, uint64_t *size)
+{
+	int fds[IPC_MSG_FDS], n = 0;
+	struct ipc_msg m;
+
+	if (!request(a->ctl, IPC_MSG_REGION, id, random64(&rnd), 0, 0, -1) || ctl_recv(a->ctl, &m, fds, &n) <= 0)
+		die("region");
+	*size = m.arg[1];
+	while (n > 1)
+		close(fds[--n]);
+	return n ? fds[0] : -1;
+}
+
+struct mine {
+	uint8_t *map;
+	size_t size;
+};
+
+static void *scribble_body(void *arg)
+{
+	struct worker *w = arg;
+	struct mine m = *(struct mine *)w->arg;
+
+	for (; !atomic_load(&stop); w->count++)
+		memset(m.map + random64(&w->rnd) % (m.size - 65536), (int)w->count, 65536);
+	return NULL;
+}
+
+static void mode_regions(void)
+{
+	struct app a;
+	struct conn c[CONNS];
+	struct worker w = {.app = &a, .conn = c, .rnd = rnd};
+	struct mine mine = {.map = MAP_FAILED};
+	uint32_t own = 0, foreign = 0;
+	uint64_t size;
+
+	app_start(&a, c, CONNS);
+	for (uint64_t id = 0; id < REGIONS; id++) {
+		int fd = region_ask(&a, id, &size);
+
+		if (fd < 0)
+			continue;
+		if (id != a.shm->slot[c[0].slot].rx_region || !size || lseek(fd, 0, SEEK_END) != (off_t)size ||
+		    !ftruncate(fd, 0)) {
+			foreign++;
+		} else {
+			mine.size = 8u << 20; /* where rings are: more would only take memory */
+			mine.map = mmap(NULL, mine.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			own++;
+		}
+		close(fd);
+	}
+	if (mine.map != MAP_FAILED) {
+		w.arg = &mine;
+		if (pthread_create(&w.thread, NULL, scribble_body, &w))
+			die("thread");
+	}
+	carry(&a, c, CONNS, seconds);
+	atomic_store(&stop, true);
+	if (mine.map != MAP_FAILED)
+		pthread_join(w.thread, NULL);
+	say("regions", "%u %u %llu", own, foreign, (unsigned long long)w.count);
+	request(a.ctl, IPC_MSG_REGION, 1ull << 32, 0, 0, 0, -1);
+	say("regions-range", ctl_closed(a.ctl, 300) ? "closed" : "open");
 }
 
 /* ---- drained ---- */
@@ -247,8 +321,8 @@ static void mode_hide(void)
 int main(int argc, char **argv)
 {
 	static const struct mode modes[] = {
-		{"look", mode_look},   {"under", mode_under}, {"drained", mode_drained},
-		{"early", mode_early}, {"swing", mode_swing}, {"hide", mode_hide},
+		{"look", mode_look},   {"under", mode_under}, {"drained", mode_drained}, {"early", mode_early},
+		{"swing", mode_swing}, {"hide", mode_hide},   {"regions", mode_regions},
 	};
 
 	return hostile_main(argc, argv, modes, sizeof modes / sizeof *modes);

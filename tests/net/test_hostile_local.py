@@ -149,9 +149,9 @@ class Scene:
         assert "ERROR: AddressSanitizer" not in log and "runtime error" not in log, log[-3000:]
 
 
-@pytest.fixture
-def scene(make_lab):
-    s = Scene(make_lab("shared", config={"service": {"local": "service"}}))
+@pytest.fixture(params=["service", "direct"])
+def scene(make_lab, request):
+    s = Scene(make_lab("shared", config={"service": {"local": request.param}}))
     yield s
     s.end()
 
@@ -200,6 +200,16 @@ def test_changed_while_copied(scene):
     how, got, times = scene.attack("hostile_local", "under", seconds=scale(5, 1))["under"][0].split()
     assert how == "open" and int(got) > 0 and int(times) > 100
     assert scene.lab.counters()["app_bad_record"] == 0
+    scene.over()
+
+
+def test_common_memory(scene):
+    """It has the memory that it shares with the honest program, and nobody else's; what it does there it does to itself."""
+    results = scene.attack("hostile_local", "regions", seconds=scale(5, 1))
+    own, foreign, times = map(int, results["regions"][0].split())
+    assert foreign == 0 and results["regions-range"] == ["closed"]
+    if scene.lab.config["service"]["local"] == "direct":
+        assert own == 1 and times > 10
     scene.over()
 
 

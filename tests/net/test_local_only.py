@@ -404,9 +404,11 @@ def test_as_root(user):
     p = user.start("-s", path, uid=0, path=path)
     assert "firewall" not in user.said()
     assert mode(path)[1] in (0o600, 0o660)
-    with open("/proc/%d/status" % p.pid) as f:
-        caps = dict(x.split(":\t") for x in f.read().splitlines())
-    assert int(caps["CapEff"], 16) == 1 << 19  # CAP_SYS_PTRACE
+
+    def caps():
+        with open("/proc/%d/status" % p.pid) as f:
+            return int(dict(x.split(":\t") for x in f.read().splitlines())["CapEff"], 16)
+    wait_for(lambda: caps() == 1 << 19, 5, "CAP_SYS_PTRACE alone")  # the socket is there a little before
     r = user.run(user.program("tapas"), "status", uid=0, env=user.env(TAPAS_SOCKET=path))
     assert r.returncode == 0, r
     user.lab.server.nft("add table inet t")  # a notification that nobody minds

@@ -14,7 +14,7 @@ import lab as labs
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "posix"))
 import compare  # noqa: E402
 
-MODES = ["shared", "exclusive", "local", "local-only"] if labs.FULL else ["shared", "local"]
+MODES = ["shared", "exclusive", "local", "direct", "local-only"] if labs.FULL else ["shared", "local", "direct"]
 CASES = compare.list_cases()
 _results = {}
 

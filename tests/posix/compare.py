@@ -9,8 +9,9 @@ connections must be carried by the fast path (the case proves it, see lab.c), to
 case unless the case names the reason why not. CASE may be a pattern.
 
 MODE is shared or exclusive, as of a Lab: the peer is at another host, and without the library. Or
-it is local (a service in shared mode) or local-only (one without an interface): the peer is at
-the same host and has the library, too, so both ends are the service's. TAPAS_PLAIN=1 compares Linux
+it is local, direct (a service in shared mode, with local=service or direct) or local-only (one
+without an interface): the peer is at the same host and has the library, too, so both ends are the
+service's. TAPAS_PLAIN=1 compares Linux
 with Linux in that place.
 """
 import argparse
@@ -29,7 +30,7 @@ CASES = os.path.join(labs.BUILD, "tests", "net", "posix_cases")
 PEER = os.path.join(labs.BUILD, "tests", "net", "posix_peer")
 JOBS = 6
 LIMIT_S = 400
-LOCAL = {"local": "shared", "local-only": "local-only"}  # modes with both ends at one host, and the Lab's
+LOCAL = {"local": "shared", "direct": "shared", "local-only": "local-only"}  # modes with both ends at one host: the Lab's
 SOMETIMES = "now and then: "  # begins the reason of a known difference that does not show in every run
 LOOPBACK = "127.0.0.1"
 # where a case says this on Linux, the case is wrong
@@ -107,6 +108,10 @@ class Comparison:
         return "fast"
 
 
+def local_config(mode):
+    return {"service": {"local": "service" if mode == "local" else "direct"}} if mode in LOCAL else None
+
+
 def known(mode="shared"):
     """Cases that are known to differ, with the reason."""
     with open(os.path.join(HERE, "known-local.txt" if mode in LOCAL else "known.txt")) as f:
@@ -171,7 +176,7 @@ def compare(cases, mode="shared"):
 
     def side(name, where):
         try:
-            with labs.Lab(where, config={"service": {"local": "service"}} if mode in LOCAL else None) as lab:
+            with labs.Lab(where, config=local_config(mode)) as lab:
                 got[name] = run_cases(lab, cases, local)
                 if not lab.plain:
                     assert lab.service.poll() is None, "tapasd ended by itself:\n" + lab.log()[-4000:]

@@ -197,6 +197,7 @@ static void types_and_descriptors_are_checked(void **state)
 		{IPC_MSG_UNLISTEN, 0, -1},
 		{IPC_MSG_PREPARE, 0, -1},
 		{IPC_MSG_LOOK, 0, -1},
+		{IPC_MSG_REGION, 0, 1},
 		{IPC_MSG_ADMIN, 0, 1},
 		{IPC_MSG_CAPTURE, 0, 0},
 		{IPC_MSG_TYPES, -1, -1},
