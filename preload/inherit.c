@@ -83,7 +83,7 @@ void inherit_child(struct sock *s)
 	if (s->heir_of)
 		s->heir_of->heirs++;
 	s->slot = SLOT_NONE;
-	s->core = NULL;
+	s->core = s->st.core = NULL;
 	s->offer = NULL;   /* in memory that only the parent has */
 	s->marked = false; /* the parent's */
 	s->outside = 0;

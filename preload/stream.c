@@ -49,6 +49,7 @@ int stream_open(struct stream *st, struct core *c, uint32_t slot)
 	struct ipc_slot *s = core_slot(c, slot);
 	int err;
 
+	stream_close(st); /* a half that has come back: the other one was here all the time */
 	st->core = c;
 	st->rx_region = st->tx_region = -1;
 	if (s->thread >= IPC_THREADS)

@@ -111,8 +111,9 @@ struct conn {
 	bool asked;             /* and so does one that has a half */
 	bool again;             /* local: it could not leave, and tries again, not before leave_again_ns */
 	uint64_t leave_again_ns;
-	uint64_t hidden_ns; /* local: since when its socket was wanted, and could not be had; 0: it could */
-	uint8_t *out;       /* LEAVE_DRAIN: bytes from out_done on */
+	uint64_t written_ns; /* local: since when local_is_written_there() has said so; 0: it does not */
+	uint64_t hidden_ns;  /* local: since when its socket was wanted, and could not be had; 0: it could */
+	uint8_t *out;        /* LEAVE_DRAIN: bytes from out_done on */
 	size_t out_len, out_done;
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
@@ -394,7 +395,7 @@ void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg,
 /* local.c: both ends on this host */
 bool local_is(const struct slow *s, const struct sock_state *st);
 /* Frozen: is a thread still writing where the other end reads? What another process sends would be spoiled. */
-bool local_is_written_there(const struct slow *s, const struct conn *c);
+bool local_is_written_there(const struct slow *s, struct conn *c);
 struct conn *local_other(const struct slow *s, const struct conn *c); /* NULL: none, or @c is not local */
 void local_unlink(struct slow *s, struct conn *c);
 /* @c, ADOPTING, becomes FAST, or is refused. */

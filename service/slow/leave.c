@@ -30,7 +30,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "service/base/clock.h"
 #include "service/base/closer.h"
+
+#define LEAVE_WRITTEN_NS NS_PER_S /* so long a thread may take for one copy */
 
 static void leave_hold(struct leave_for *l, const struct leave_for *from)
 {
@@ -452,9 +455,12 @@ void leave_frozen(struct slow *s, struct conn *c, const struct up_frozen *z)
 	take = c->mover.app && !s->stopping ? leave_halves(c, z) : 0;
 	back = c->mover.app && c->mover.halves & IPC_HALF_BACK;
 	if (take & IPC_HALF_TX && local_is_written_there(s, c)) {
-		leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_RETRY);
-		leave_fast_again(s, c, z);
-		return;
+		if (s->now_ns - c->written_ns < LEAVE_WRITTEN_NS) {
+			leave_answer(s, c, &c->mover, IPC_REFUSED, IPC_REASON_RETRY);
+			leave_fast_again(s, c, z);
+			return;
+		}
+		take = 0; /* that thread has left the call by a longjmp(), or stands still: in Linux it does no harm */
 	}
 	if (take && leave_to_mover(s, c, z, take)) {
 		counter_add(&s->counters, CNT_MOVED, 1);

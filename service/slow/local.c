@@ -46,15 +46,20 @@ struct conn *local_other(const struct slow *s, const struct conn *c)
 	return c->local && c->peer != SLOW_NONE ? &s->conns[c->peer] : NULL;
 }
 
-bool local_is_written_there(const struct slow *s, const struct conn *c)
+bool local_is_written_there(const struct slow *s, struct conn *c)
 {
 	const struct conn *p = local_other(s, c);
 	const struct app *a = conn_tx_app(c);
+	bool reads = c->tx_ring && p && !p->orphan && p->rx_ring == c->tx_ring && !a->dying && !a->exited;
 
-	if (!c->tx_ring || !p || p->orphan || p->rx_ring != c->tx_ring || a->dying || a->exited)
-		return false;
 	atomic_thread_fence(memory_order_seq_cst); /* pairs with copy_begin() in the library */
-	return atomic_load_explicit(&a->shm->slot[conn_tx_slot(c)].busy, memory_order_relaxed) >= IPC_BUSY_COPY;
+	if (!reads || atomic_load_explicit(&a->shm->slot[conn_tx_slot(c)].busy, memory_order_relaxed) < IPC_BUSY_COPY) {
+		c->written_ns = 0;
+		return false;
+	}
+	if (!c->written_ns)
+		c->written_ns = s->now_ns;
+	return true;
 }
 
 void local_unlink(struct slow *s, struct conn *c)

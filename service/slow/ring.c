@@ -10,7 +10,7 @@
 
 #include "service/slow/internal.h"
 
-#define PAIR_BYTES (1ull << 30) /* of address space: memory is taken when it is used */
+#define PAIR_BYTES (256ull << 20) /* of address space: memory is taken when it is used */
 
 struct pair {
 	uint32_t id, place;      /* place: in slow.pairs */
