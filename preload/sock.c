@@ -23,6 +23,7 @@
 #define SEND_NS NS_PER_S /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512   /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
+#define STAY_NS (200 * NS_PER_MS)       /* a service that can give it back has done so by then */
 #define SURE_BYTES 4096                 /* less than two thirds of any send buffer */
 #define INVITATIONS 8                   /* that are followed without success */
 #define BULK_BYTES 32768                /* so much at once is a one-way transfer */
@@ -213,7 +214,7 @@ static int return_ask(struct sock *s, int fd)
 	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
 }
 
-/* The other end of a local connection has closed: what it has left can be read in memory only, and nowhere be put. */
+/* The other end of a local connection has closed: only a service with privilege can put what is unread elsewhere. */
 static bool must_stay(const struct sock *s)
 {
 	return s->st.local && stream_status(&s->st) & IPC_ST_FIN && stream_unread(&s->st);
@@ -221,7 +222,7 @@ static bool must_stay(const struct sock *s)
 
 int sock_return(struct sock *s, int fd, bool keep)
 {
-	uint64_t deadline = clock_now_ns() + RETURN_LIMIT_NS;
+	uint64_t now = clock_now_ns(), deadline = now + RETURN_LIMIT_NS, stays = now + STAY_NS;
 	bool asked = false;
 	int err = 0;
 
@@ -239,10 +240,10 @@ int sock_return(struct sock *s, int fd, bool keep)
 			if (!asked)
 				err = return_ask(s, fd);
 			asked = true;
-			if (!err && must_stay(s))
-				return -EBUSY;
 			if (!err)
-				err = wait_sock(s, WAIT_LEFT, deadline);
+				err = wait_sock(s, WAIT_LEFT, must_stay(s) ? MIN(deadline, stays) : deadline);
+			if (err == -EAGAIN && must_stay(s))
+				return -EBUSY;
 		} else if (!sock_settle(s)) {
 			err = wait_sock(s, 0, deadline);
 		}

@@ -28,7 +28,7 @@
 #define LOCAL_OFFER_NS NS_PER_S          /* an offer counts for so long */
 #define LOCAL_ALONE_NS (200 * NS_PER_MS) /* so long one end is FAST without the other */
 
-static struct flow_key local_other_key(const struct flow_key *k)
+struct flow_key local_other_key(const struct flow_key *k)
 {
 	return (struct flow_key){.local = k->remote,
 				 .remote = k->local,
