@@ -30,7 +30,7 @@
 
 #include "service/ipc/bell.h"
 
-#define IPC_ABI_VERSION 8u
+#define IPC_ABI_VERSION 9u
 #define IPC_MAGIC 0x73617061u /* "apas" */
 
 #define IPC_SLOTS BELL_MAX /* slots per application */
@@ -87,6 +87,7 @@ static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY
 #define IPC_OPT_KEEPALIVE 8u  /* SO_KEEPALIVE */
 #define IPC_OPT_LOWAT 16u     /* TCP_NOTSENT_LOWAT: ring for space, too, when little is unsent */
 #define IPC_OPT_DRAINED 32u   /* local: nothing is read in the kernel any more */
+#define IPC_OPT_SHUT_RD 64u   /* shut down for reading */
 #define IPC_OPT_CHANGE 0x100u /* counted up in these bits when one of the numbers beside the record changes */
 #define IPC_OPT_CHANGES 0xff00u
 /* ipc_slot.timeouts */

@@ -294,6 +294,33 @@ def test_write_to_a_closed_end(pair):
     closed(c.lab)
 
 
+@pytest.mark.parametrize("how", [(2,), (0, 1), (1, 0)], ids=["at once", "for reading first", "for writing first"])
+def test_write_to_an_end_that_is_shut_down(pair, how):
+    """It has refused to read and to write: bytes for it end the connection at both ends."""
+    c, a, b = pair
+    assert b("give(%s, 1, 70000)" % c.client) == 70000
+    for h in how:
+        b("%s.shutdown(%d)" % (c.client, h))
+    assert a("take(%s, 1, ALL)" % c.server) == [70000, "end"]
+    assert b("take(%s, 2, ALL)" % c.client) == [0, "end"]
+    assert a("give(%s, 2, 10)" % c.server) == 10
+    wait_for(lambda: b("take(%s, 2, ALL)" % c.client) == [0, "ECONNRESET"], 5, "ECONNRESET", step=0.01)
+    wait_for(lambda: a.errno("give(%s, 2, 10)" % c.server) == errno.EPIPE, 5, "EPIPE")
+    c.close()
+    closed(c.lab)
+
+
+def test_bytes_for_an_end_that_is_shut_down_for_reading(pair):
+    """As long as it may send, they arrive, and can be read."""
+    c, a, b = pair
+    b("%s.shutdown(0)" % c.client)
+    assert a("give(%s, 2, 1000)" % c.server) == 1000
+    assert b("wait_unread(%s, 1000)" % c.client) == 1000
+    assert b("take(%s, 2, 1000)" % c.client) == [1000, ""]
+    assert b("give(%s, 1, 1000)" % c.client) == 1000
+    assert a("take(%s, 1, 1000)" % c.server) == [1000, ""]
+
+
 def test_close_with_much_unsent(pair):
     """What was written before close() arrives, however slowly it is read."""
     c, a, b = pair
