@@ -359,6 +359,22 @@ def test_child_reads_parent_writes(pair, cast):
     assert a("joined('give')") == n
 
 
+def test_child_looks_for_what_its_parent_reads(cast):
+    """One of them receives, the other one sends; what has arrived both see at once."""
+    a, b = cast.start("a"), cast.start("b")
+    for i in range(scale(20, 10)):
+        c = cast.connect(a, b)
+        k = cast.forked(a, "k%d" % i)
+        assert b("give(%s, 1, 100)" % c.client) == 100 and a("take(%s, 1, 100)" % c.server) == [100, ""]
+        assert k("give(%s, 2, 100)" % c.server) == 100 and b("take(%s, 2, 100)" % c.client) == [100, ""]
+        assert b("give(%s, 1, 1000, at=100)" % c.client) == 1000
+        assert a("wait_unread(%s, 1000)" % c.server) == 1000
+        k("import select; p = select.poll(); p.register(%s, select.POLLIN)" % c.server)
+        assert k("[e for _, e in p.poll(0)]") == [1], i
+        assert a("take(%s, 1, 1000, at=100)" % c.server) == [1000, ""]
+        k.signal(signal.SIGKILL)
+
+
 @pytest.mark.parametrize("who", ["server", "client"])
 def test_exec(pair, cast, who):
     """Another image goes on, and finds what was not read, and what it had sent arrives."""
