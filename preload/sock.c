@@ -370,6 +370,14 @@ int sock_error_take(struct sock *s)
 	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
 }
 
+static uint32_t events_kernel(const struct sock *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
+	struct timespec none = {0};
+
+	return syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0 ? 0 : (uint16_t)p.revents;
+}
+
 /*
  * On its way. In an adoption what holds is the kernel's to say: the bytes are still there. But room for more is certain
  * only if few are unacknowledged: the service's buffer may be smaller. On the way back they lie in the buffers, and
@@ -377,17 +385,27 @@ int sock_error_take(struct sock *s)
  */
 static uint32_t events_open(const struct sock *s)
 {
-	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
-	struct timespec none = {0};
+	uint32_t ev;
 	int unacked = 0;
 
 	if (sock_state(s) == SOCK_FAST)
 		return is_readable(s) ? EPOLLIN | EPOLLRDNORM : 0;
-	if (sock_state(s) != SOCK_ADOPTING || s->claiming || syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0)
+	if (sock_state(s) != SOCK_ADOPTING || s->claiming)
 		return 0;
-	if (p.revents & POLLOUT && (syscall(SYS_ioctl, s->fd, TIOCOUTQ, &unacked) || unacked > SURE_BYTES))
-		p.revents &= (short)~(POLLOUT | POLLWRNORM);
-	return (uint16_t)p.revents;
+	ev = events_kernel(s);
+	/* of a local one the kernel's buffer is used on */
+	if (ev & EPOLLOUT && !s->same_host && (syscall(SYS_ioctl, s->fd, TIOCOUTQ, &unacked) || unacked > SURE_BYTES))
+		ev &= ~(uint32_t)(EPOLLOUT | EPOLLWRNORM);
+	return ev;
+}
+
+bool sock_may_be_ready(const struct sock *s, uint32_t interest)
+{
+	if (sock_is_unknown(s))
+		return true;
+	if (sock_state(s) == SOCK_ADOPTING)
+		return events_kernel(s) & (interest | EPOLLERR | EPOLLHUP);
+	return sock_state(s) == SOCK_FAST && (interest & (EPOLLOUT | EPOLLWRNORM) || is_readable(s));
 }
 
 uint32_t sock_events(struct sock *s, uint32_t interest)

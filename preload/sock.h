@@ -273,6 +273,8 @@ void sock_whole(struct sock *s, int fd, uint32_t halves);
 enum io sock_reenter(struct sock *s, bool dontwait, int dir);
 /* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */
 uint32_t sock_events(struct sock *s, uint32_t interest);
+/* It is on its way: may something of @interest hold? Then a look that does not wait is worth a little patience. */
+bool sock_may_be_ready(const struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
 int sock_error_take(struct sock *s);
 bool sock_failed(const struct sock *s);
