@@ -209,7 +209,7 @@ static int set_arm(struct set *set)
 /* Has another process the half that is asked about? Then it comes, or the connection goes back to Linux. */
 static bool is_half_away(const struct sock *s, uint32_t interest)
 {
-	return sock_state(s) == SOCK_FAST && stream_is_open(&s->st) && !sock_failed(s) && s->asked &&
+	return sock_state(s) == SOCK_FAST && stream_is_open(&s->st) && !sock_is_lost(s) && s->asked &&
 	       IPC_AWAY(stream_status(&s->st)) & io_of_events(interest);
 }
 

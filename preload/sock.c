@@ -157,7 +157,7 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		if (state == SOCK_FAST && likely(stream_has(&s->st, (uint32_t)dir)))
 			return IO_FAST;
 		is_half = state == SOCK_FAST && stream_is_open(&s->st);
-		if (is_half && sock_failed(s))
+		if (is_half && sock_is_lost(s))
 			return IO_FAST; /* it says so */
 		if (!is_half)           /* it may turn out that it is AWAY */
 			atomic_fetch_or_explicit(&s->need, (uint8_t)dir, memory_order_relaxed);
@@ -235,7 +235,7 @@ int sock_return(struct sock *s, int fd, bool keep)
 	}
 	while (!err && sock_state(s) != SOCK_LINUX) {
 		if (sock_state(s) == SOCK_FAST && stream_is_open(&s->st)) {
-			if (sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+			if (sock_is_lost(s))
 				return -ECONNRESET;
 			if (!asked)
 				err = return_ask(s, fd);
@@ -349,6 +349,11 @@ void sock_end(struct sock *s, int fd, enum io io, int dir, ssize_t n)
 bool sock_failed(const struct sock *s)
 {
 	return (stream_status(&s->st) & IPC_ST_ERROR) || (core_is_dead(s->core) && !s->survivor);
+}
+
+bool sock_is_lost(const struct sock *s)
+{
+	return sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
 }
 
 int sock_error_take(struct sock *s)

@@ -278,6 +278,8 @@ bool sock_may_be_ready(const struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
 int sock_error_take(struct sock *s);
 bool sock_failed(const struct sock *s);
+/* FAST: has it failed, or does the service not carry it any more? It goes nowhere then. */
+bool sock_is_lost(const struct sock *s);
 /* The slot and the context of an adoption that is over, if there are any. s->lock held, or nobody else has the socket. */
 void slot_release(struct sock *s);
 void sock_free(struct sock *s);
