@@ -5,10 +5,11 @@
  * has to be made. What the sockets cannot take at once follows as they drain (LEAVE_DRAIN); until then the writer's calls
  * wait, as its bytes come after.
  *
- * Where an end has closed, its socket takes nothing any more. If bytes of it are still unread, both sockets are made anew
- * (local_anew.c). A service without the privilege for that can only let the connection stay, with both flows installed as
- * they were, and leave when they have been read. If somebody waits for it, that does not go on for ever: both ends are
- * reset, as an end of the stream that comes too early would be worse. Main thread.
+ * Where an end has closed, its socket takes nothing any more, and one that is shut down both ways refuses what comes. If
+ * bytes are still unread then, both sockets are made anew (local_anew.c). A service without the privilege for that can
+ * only let the connection stay, with both flows installed as they were, and leave when they have been read. If somebody
+ * waits for it, that does not go on for ever: both ends are reset, as an end of the stream that comes too early would be
+ * worse. Main thread.
  */
 #include "service/slow/internal.h"
 
@@ -135,11 +136,20 @@ static bool local_can_write(const struct conn *c)
 	return state == TCP_STATE_ESTABLISHED || state == TCP_STATE_CLOSE_WAIT;
 }
 
+/* Shut down both ways its kernel socket answers bytes with a reset, also those that were sent before. */
+static bool local_refuses(const struct conn *p)
+{
+	int state = p && p->fd >= 0 && !p->orphan ? sock_tcp_state(p->fd) : TCP_STATE_CLOSE;
+
+	return state != TCP_STATE_ESTABLISHED && sock_local_is_shut_rd(p ? p->fd : -1, state);
+}
+
+/* Is something left that cannot go by the kernel sockets as they are? */
 static bool local_must_stay(const struct conn *c, const struct conn *p)
 {
 	struct iovec v[LOCAL_PIECES];
 
-	return local_unread(c, p, v) && !local_can_write(c);
+	return local_unread(c, p, v) && (!local_can_write(c) || local_refuses(p));
 }
 
 /* The rest of what @c has written, after @done bytes, is kept here. Returns 0 or -ENOMEM. */
