@@ -12,6 +12,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/single_threaded.h>
 
@@ -356,7 +358,31 @@ bool sock_is_lost(const struct sock *s)
 	return sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
 }
 
+/* A reset is told once for each socket: has another process taken it? The kernel's socket has had it, too, and says so. */
+void sock_error_look(struct sock *s)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+	struct pollfd p = {.fd = s->fd};
+	struct timespec none = {0};
+
+	if (!sock_failed(s) || s->err_taken || !s->st.local || !share_is(s) || core_is_dead(s->core))
+		return;
+	if (syscall(SYS_getsockopt, s->fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_CLOSE)
+		return; /* it has not had it yet */
+	if (atomic_load_explicit(&s->st.slot->opts, memory_order_relaxed) & IPC_OPT_BROKEN)
+		return; /* it was taken here, and could not be told yet */
+	if (syscall(SYS_ppoll, &p, 1, &none, NULL, 0) >= 0 && !(p.revents & POLLERR))
+		s->err_taken = true;
+}
+
 int sock_error_take(struct sock *s)
+{
+	sock_error_look(s);
+	return sock_error_get(s);
+}
+
+int sock_error_get(struct sock *s)
 {
 	uint32_t error, own;
 	socklen_t len = sizeof(own);
@@ -421,9 +447,11 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	if (unlikely(sock_state(s) != SOCK_FAST || !stream_is_open(&s->st)))
 		return events_open(s); /* whoever waits settles it first */
 	status = stream_status(&s->st);
-	if (sock_failed(s))
+	if (sock_failed(s)) {
+		sock_error_look(s);
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |
 		       (s->err_taken ? 0 : EPOLLERR);
+	}
 	away = IPC_AWAY(status);
 	if (unlikely(away))
 		sock_need(s, io_of_events(interest));

@@ -277,6 +277,9 @@ uint32_t sock_events(struct sock *s, uint32_t interest);
 bool sock_may_be_ready(const struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
 int sock_error_take(struct sock *s);
+/* Its two halves, for who takes the kernel socket's own between them. */
+void sock_error_look(struct sock *s);
+int sock_error_get(struct sock *s);
 bool sock_failed(const struct sock *s);
 /* FAST: has it failed, or does the service not carry it any more? It goes nowhere then. */
 bool sock_is_lost(const struct sock *s);

@@ -95,6 +95,13 @@ bool sock_local_is_shut_rd(int fd, int state)
 	       poll(&p, 1, 0) > 0 && p.revents & POLLRDHUP;
 }
 
+bool sock_has_error(int fd)
+{
+	struct pollfd p = {.fd = fd};
+
+	return poll(&p, 1, 0) > 0 && p.revents & POLLERR;
+}
+
 void sock_local_reset(int fd)
 {
 	struct sockaddr none = {.sa_family = AF_UNSPEC};

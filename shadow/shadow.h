@@ -135,6 +135,8 @@ ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt);
 ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt);
 /* Was it shut down for reading, in TCP state @state? After the peer's FIN nobody can tell: false. */
 bool sock_local_is_shut_rd(int fd, int state);
+/* Is an error pending that nobody has taken? */
+bool sock_has_error(int fd);
 /* Ends the connection of @fd with a reset, as far as Linux has any. Needs no privilege. */
 void sock_local_reset(int fd);
 /* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */

@@ -4,6 +4,7 @@ do to the stream and to each other, and who else may have a hand in it. Without 
 Linux's loopback (TAPAS_PLAIN=1)."""
 import errno
 import random
+import select
 import signal
 import time
 
@@ -280,6 +281,22 @@ def test_reset_by_linger(pair, at):
     got, end = a.result() if at == "work" else a("take(%s, 1, ALL)" % c.server)
     assert end == "ECONNRESET" and got <= 10 << 20
     a("%s.close()" % c.server)
+    closed(c.lab)
+
+
+@pytest.mark.parametrize("who", ["half closed", "other end half closed"])
+def test_reset_after_half_close(pair, who):
+    """Who is left hears of the reset, and not of an end in order."""
+    c, a, b = pair
+    b("%s.shutdown(1)" % c.client)
+    assert a("%s.recv(1)" % c.server) == ""
+    (x, gone), (y, left) = ((b, c.client), (a, c.server))[::1 if who == "half closed" else -1]
+    x("%s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); %s.close()" % (gone, gone))
+    y("import select; p = select.poll(); p.register(%s, select.POLLIN)" % left)
+    wait_for(lambda: y("[e for _, e in p.poll(0)]") == [select.POLLIN | select.POLLERR | select.POLLHUP], 5, "an error")
+    error = errno.EPIPE if who == "half closed" else errno.ECONNRESET  # as Linux has it
+    assert y("%s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)" % left) == error
+    y("%s.close()" % left)
     closed(c.lab)
 
 
