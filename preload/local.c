@@ -37,7 +37,7 @@ static int news_ctl(struct core *c, int op, int fd, uint32_t slot)
 void local_watch(struct sock *s)
 {
 	s->rx_kernel = s->tx_kernel = true;
-	s->tx_waits = 0;
+	s->tx_waits = s->untold = 0;
 	if (news_ctl(s->core, EPOLL_CTL_ADD, s->fd, s->slot) && errno == EEXIST)
 		news_ctl(s->core, EPOLL_CTL_MOD, s->fd, s->slot);
 }
@@ -117,6 +117,8 @@ int local_error_take(struct sock *s)
 
 	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len))
 		err = 0;
+	if (!err)
+		err = (int)atomic_exchange_explicit(&s->untold, 0, memory_order_relaxed);
 	if (err && sock_is_local(s))
 		local_error_note(s, true);
 	errno = saved;
@@ -196,8 +198,11 @@ ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	while (n < 0 && errno == EINTR);
 	err = n < 0 ? errno : 0;
 	errno = saved;
-	if (err && err != EAGAIN && err != EFAULT && !(err == EPIPE && s->shut_wr))
-		local_error_note(s, true);
+	if (err && err != EAGAIN && err != EFAULT && !(err == EPIPE && s->shut_wr)) {
+		local_error_note(s, !skip);
+		if (skip) /* the call tells of bytes, the next one of this */
+			atomic_store_explicit(&s->untold, (uint32_t)err, memory_order_relaxed);
+	}
 	return n >= 0 ? n : err == EAGAIN ? 0 : -err;
 }
 

@@ -389,6 +389,7 @@ int sock_error_get(struct sock *s)
 
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
+	s->untold = 0;
 	/* the shadow has had the same one, and says it to whoever uses it without the library */
 	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &own, &len))
 		own = 0;

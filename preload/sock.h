@@ -125,7 +125,8 @@ struct sock {
 	_Atomic uint32_t brief_calls;
 	_Atomic bool rx_kernel, tx_kernel; /* FAST and local: the kernel is still used; see local.h */
 	_Atomic uint32_t tx_waits;
-	void *survivor; /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
+	_Atomic uint32_t untold; /* an error that was taken from its kernel socket by a call that told something else */
+	void *survivor;          /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
 	size_t survivor_size;
 	_Atomic(struct ipc_slot *) offer; /* where the service may say `invited`; NULL: it has not offered */
 	_Atomic bool same_host;           /* both ends are on this host, as far as is known */
