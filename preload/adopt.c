@@ -314,6 +314,8 @@ static void settle_fast(struct sock *s)
 		s->shut_rd = true;
 	if (s->st.local)
 		local_watch(s);
+	if (s->shut_rd)
+		stream_opts_set(&s->st, IPC_OPT_SHUT_RD, 0);
 	s->tries = 0;
 	s->asked = false;
 	verbose(s, "is accelerated", 0);

@@ -145,6 +145,42 @@ static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 	return atomic_load_explicit(&ep->nready, memory_order_seq_cst) != 0;
 }
 
+static void ep_learn(struct ep *ep, struct sock *s, uint64_t until)
+{
+	struct held of_ep = {.frame = __builtin_frame_address(0), .file = &ep->file, .refs = FILE_REF};
+	struct held of_sock = {.frame = __builtin_frame_address(0), .file = &s->file, .refs = FILE_REF};
+	uint32_t outer = held_push(&of_ep), inner = held_push(&of_sock);
+
+	wait_sock(s, 0, until);
+	held_pop(inner);
+	held_pop(outer);
+	sock_settle(s);
+}
+
+/*
+ * The adopted sockets. A look that is not to wait, and finds nothing, waits for what is on its way if there may be
+ * something (*@waited), as poll() does, no longer than a thread may have to wait for its processor.
+ */
+static int ep_collect_all(struct ep *ep, const struct ep_call *call, int have, bool patient, bool *waited)
+{
+	uint64_t until = 0;
+
+	for (;;) {
+		struct sock *late = NULL;
+		int k = ep_collect(ep, call->events + have, call->max - have, patient ? &late : NULL);
+
+		if (!late)
+			return k;
+		until = until ? until : clock_now_ns() + SOCK_RETURN_NS;
+		patient = clock_now_ns() < until;
+		if (patient)
+			ep_learn(ep, late, until);
+		sock_put(late);
+		*waited = true;
+		ep_take(ep);
+	}
+}
+
 /*
  * What there is now: adopted sockets, then, if there is room, what the kernel's set holds. Now
  * and then the kernel's set goes first, so that busy adopted sockets do not starve it, nor it them.
@@ -152,7 +188,7 @@ static bool arm(struct ep *ep, struct core *c, uint64_t contexts)
 static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tree)
 {
 	uint32_t turn = atomic_load_explicit(&ep->turns, memory_order_relaxed);
-	bool first, later;
+	bool first, later, waited = false;
 	int n = 0, k;
 
 	atomic_store_explicit(&ep->turns, turn + 1, memory_order_relaxed); /* one lost does no harm */
@@ -174,14 +210,14 @@ static int ep_look(struct ep *ep, const struct ep_call *call, struct ep_tree *tr
 		if (n < 0 && errno != EINTR)
 			return n;
 	}
-	k = ep_collect(ep, call->events + MAX(n, 0), call->max - MAX(n, 0));
+	k = ep_collect_all(ep, call, MAX(n, 0), !call->deadline && !tree->wide && n <= 0, &waited);
 	if (k == -EFAULT && n <= 0) {
 		errno = EFAULT;
 		return -1;
 	}
 	if (k > 0)
 		n = MAX(n, 0) + k;
-	later |= !n && !first && !call->deadline; /* what was on the list is no longer ready */
+	later |= !n && (!first || waited) && !call->deadline; /* what was on the list is not ready, or Linux's again */
 	if (later && n < call->max) {
 		k = kernel_look(ep, call, call->events + n, call->max - n);
 		n = n ? n + MAX(k, 0) : k;
@@ -214,7 +250,7 @@ static int sleep_plain(struct ep *ep, struct ep_call *call)
 	if (n <= 0 || n == call->max)
 		return n;
 	ep_take(ep);
-	k = ep_collect(ep, call->events + n, call->max - n);
+	k = ep_collect(ep, call->events + n, call->max - n, NULL);
 	return k > 0 ? n + k : n;
 }
 

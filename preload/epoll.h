@@ -98,11 +98,15 @@ void ep_wake(struct ep *ep);
  */
 bool item_queue(struct item *it, struct ep *self);
 /* ep->lock held. */
+void item_append(struct item *it); /* it is not there; nobody is woken */
 void item_unqueue(struct item *it);
 /* Take the bells of the instance's contexts. */
 void ep_take(struct ep *ep);
-/* Turn ready items into events. Returns how many, or -EFAULT. */
-int ep_collect(struct ep *ep, struct epoll_event *events, int max);
+/*
+ * Turn ready items into events. Returns how many, or -EFAULT. If there is none, *@late (unless @late is NULL) may become
+ * a socket on its way, with a reference: when it has arrived there may be events.
+ */
+int ep_collect(struct ep *ep, struct epoll_event *events, int max, struct sock **late);
 /* Drop what is no longer ready from the head of the list. */
 void ep_refresh(struct ep *ep);
 /* Every adopted item goes to the ready list: their service has gone. */

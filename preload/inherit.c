@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "preload/local.h"
 #include "preload/share.h"
 #include "preload/standard.h"
 #include "service/base/clock.h"
@@ -43,13 +44,21 @@ void inherit_forked(void)
 }
 
 /* From here on the service can tell which halves of a connection this process still uses. */
+static void mark(struct sock *s)
+{
+	if (sock_state(s) != SOCK_FAST)
+		return;
+	stream_mark(&s->st);
+	if (s->err_taken) /* the kernel's socket, which others ask, may have got it after that */
+		local_error_take(s);
+}
+
 static void mark_all(void)
 {
 	struct sock *s;
 
 	for (int fd = -1; (s = sock_next(&fd)); sock_put(s))
-		if (sock_state(s) == SOCK_FAST)
-			stream_mark(&s->st);
+		mark(s);
 }
 
 /* Threads that enter the kernel from here on say so themselves (share.c); those that are in it cannot. */
@@ -398,8 +407,7 @@ static void list_heir(struct list *l, struct sock *s, int fd)
 	if (!cookie)
 		return;
 	share_note(s);
-	if (sock_state(s) == SOCK_FAST)
-		stream_mark(&s->st);
+	mark(s);
 	if (sock_state(s) != SOCK_LINUX) {
 		if (l->loads && fd > 2 && list_add(l, fd, cookie, false))
 			return;

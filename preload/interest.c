@@ -238,6 +238,8 @@ bool ep_items_to_user(struct sock *s)
 			libc()->epoll_ctl(ep_fd(it->ep), EPOLL_CTL_DEL, it->fd, &none);
 		it->where = ITEM_USER;
 		atomic_fetch_add_explicit(&it->ep->users, 1, memory_order_relaxed);
+		if (!it->queued && !it->disabled) /* looks that do not wait must know that it is on its way */
+			item_append(it);
 		lock_drop(&it->ep->lock);
 	}
 	return true;

@@ -203,6 +203,8 @@ static ssize_t broken(struct sock *s, int flags)
 {
 	int err = sock_error_take(s);
 
+	if (!err && unlikely(local_is_mixed(s, IO_IN | IO_OUT)))
+		err = local_error_take(s);
 	if (err && err != EPIPE)
 		return fail(err);
 	io_sigpipe(flags);

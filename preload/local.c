@@ -37,7 +37,7 @@ static int news_ctl(struct core *c, int op, int fd, uint32_t slot)
 void local_watch(struct sock *s)
 {
 	s->rx_kernel = s->tx_kernel = true;
-	s->tx_waits = 0;
+	s->tx_waits = s->untold = 0;
 	if (news_ctl(s->core, EPOLL_CTL_ADD, s->fd, s->slot) && errno == EEXIST)
 		news_ctl(s->core, EPOLL_CTL_MOD, s->fd, s->slot);
 }
@@ -103,6 +103,28 @@ bool local_ended(const struct sock *s)
 	return s->st.local && s->rx_kernel && sock_kernel_ended(s) && !local_queued(s, IO_IN) && !is_paired(s);
 }
 
+void local_error_note(struct sock *s, bool told)
+{
+	stream_opts_set(&s->st, IPC_OPT_BROKEN, 0);
+	if (told) /* and not once more when the service has heard of it */
+		s->err_taken = true;
+}
+
+int local_error_take(struct sock *s)
+{
+	int err = 0, saved = errno;
+	socklen_t len = sizeof(err);
+
+	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len))
+		err = 0;
+	if (!err)
+		err = (int)atomic_exchange_explicit(&s->untold, 0, memory_order_relaxed);
+	if (err && sock_is_local(s))
+		local_error_note(s, true);
+	errno = saved;
+	return err;
+}
+
 uint32_t local_events(const struct sock *s)
 {
 	struct pollfd p = {.fd = s->fd, .events = POLLOUT | POLLRDHUP};
@@ -138,6 +160,7 @@ ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	struct iovec rest[IOV_REST];
 	struct msghdr m = {.msg_iov = rest, .msg_iovlen = (size_t)iov_rest(iov, cnt, skip, rest)};
 	int saved = errno, err;
+	bool tells;
 	ssize_t n;
 
 	if (!m.msg_iovlen)
@@ -149,9 +172,12 @@ ssize_t local_recv(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	errno = saved; /* a call that succeeds leaves it alone */
 	if (n > 0 || err == EFAULT)
 		return n > 0 ? n : -EFAULT;
+	tells = err && !memory && !is_paired(s);
+	if (err && err != EAGAIN)
+		local_error_note(s, tells);
 	if (memory || (err != EAGAIN && is_paired(s)))
 		rx_is_over(s); /* how it has ended the slot will say */
-	return err && !memory && !is_paired(s) ? -err : -EAGAIN;
+	return tells ? -err : -EAGAIN;
 }
 
 ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip, int flags)
@@ -172,6 +198,11 @@ ssize_t local_send(struct sock *s, const struct iovec *iov, int cnt, size_t skip
 	while (n < 0 && errno == EINTR);
 	err = n < 0 ? errno : 0;
 	errno = saved;
+	if (err && err != EAGAIN && err != EFAULT && !(err == EPIPE && s->shut_wr)) {
+		local_error_note(s, !skip);
+		if (skip) /* the call tells of bytes, the next one of this */
+			atomic_store_explicit(&s->untold, (uint32_t)err, memory_order_relaxed);
+	}
 	return n >= 0 ? n : err == EAGAIN ? 0 : -err;
 }
 

@@ -43,6 +43,10 @@ void local_change_over(struct sock *s, bool dontwait);
 uint32_t local_events(const struct sock *s);
 /* Bytes that lie in the kernel's receive queue, or in its send queue. */
 uint32_t local_queued(const struct sock *s, int dir);
+/* The kernel socket's pending error has been taken from it, and @told: to the program. FAST and local. */
+void local_error_note(struct sock *s, bool told);
+/* The kernel socket's pending error, once; 0 if none. */
+int local_error_take(struct sock *s);
 /* Has the connection ended although the other end never came? Then only Linux knows. */
 bool local_ended(const struct sock *s);
 

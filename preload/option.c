@@ -17,6 +17,7 @@
 #include "preload/brief.h"
 #include "preload/handback.h"
 #include "preload/io.h"
+#include "preload/local.h"
 #include "preload/user.h"
 #include "service/base/clock.h"
 
@@ -338,8 +339,12 @@ static void get_overlay(struct sock *s, int level, int name, void *value, sockle
 		overlay_info(s, fast, value, len);
 	} else if (fast && level == SOL_SOCKET && name == SO_ERROR && sock_failed(s)) {
 		/* the shadow may have had the same error: it is told once, by whichever call comes first */
-		err = sock_error_take(s);
+		err = sock_error_get(s);
 		memcpy(value, &err, MIN(len, (socklen_t)sizeof(err)));
+	} else if (fast && level == SOL_SOCKET && name == SO_ERROR && s->st.local && len == sizeof(err)) {
+		memcpy(&err, value, sizeof(err));
+		if (err)
+			local_error_note(s, true);
 	}
 }
 
@@ -359,6 +364,8 @@ PUBLIC int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 	if (level == SOL_SOCKET && name == SO_GET_FILTER && is_fast(s)) {
 		ret = get_no_filter(len);
 	} else {
+		if (name == SO_ERROR && is_fast(s))
+			sock_error_look(s);
 		ret = libc()->getsockopt(fd, level, name, value, len);
 		if (!ret)
 			get_overlay(s, level, name, value, *len);

@@ -206,25 +206,42 @@ static int set_arm(struct set *set)
 	return set->core ? wait_fd(set->core, set->contexts) : -1;
 }
 
+/* Has another process the half that is asked about? Then it comes, or the connection goes back to Linux. */
+static bool is_half_away(const struct sock *s, uint32_t interest)
+{
+	return sock_state(s) == SOCK_FAST && stream_is_open(&s->st) && !sock_is_lost(s) && s->asked &&
+	       IPC_AWAY(stream_status(&s->st)) & io_of_events(interest);
+}
+
+static void learn(struct sock *s, uint32_t interest, uint64_t until)
+{
+	bool half = false;
+	int err = 0;
+
+	while (!err && clock_now_ns() < until) {
+		if (is_half_away(s, interest)) {
+			half = true;
+			err = wait_sock(s, WAIT_LEFT, until);
+		} else if (sock_is_unknown(s) || (half && sock_is_open(s))) {
+			err = wait_sock(s, 0, until);
+		} else {
+			return;
+		}
+		sock_settle(s);
+	}
+}
+
 /*
- * A look that is not to wait, while nothing is known of a connection as it is on its way here from another process: it
- * waits for that, as a receive does, no longer than a thread may have to wait for its processor.
+ * A look that is not to wait, while nothing is known of a connection as it is on its way: it waits for that, as a receive
+ * does, no longer than a thread may have to wait for its processor.
  */
 static void set_learn(struct set *set)
 {
-	uint64_t until = 0;
+	uint64_t until = clock_now_ns() + SOCK_RETURN_NS;
 
-	for (nfds_t i = 0; i < set->n; i++) {
-		struct file *f = set->file[i];
-
-		if (!f || f->type != FILE_SOCK || !sock_is_unknown(container_of(f, struct sock, file)))
-			continue;
-		if (!until)
-			until = clock_now_ns() + SOCK_RETURN_NS;
-		while (!wait_sock(container_of(f, struct sock, file), 0, until) &&
-		       sock_is_unknown(container_of(f, struct sock, file)) && clock_now_ns() < until)
-			;
-	}
+	for (nfds_t i = 0; i < set->n; i++)
+		if (set->file[i] && set->file[i]->type == FILE_SOCK)
+			learn(container_of(set->file[i], struct sock, file), (uint16_t)set->app[i].events, until);
 }
 
 /* One look, and one sleep if nothing is ready. Returns how many are ready, 0, or -1. */

@@ -42,7 +42,7 @@ void item_unqueue(struct item *it)
 	atomic_fetch_sub_explicit(&it->ep->nready, 1, memory_order_seq_cst);
 }
 
-static void item_append(struct item *it)
+void item_append(struct item *it)
 {
 	struct item_list *l = &it->ep->ready;
 
@@ -163,6 +163,7 @@ void ep_take(struct ep *ep)
 /* Sockets whose answer from the service is outstanding; it marks them again, unless the service died without one. */
 struct open {
 	struct sock *sock[SETTLE];
+	uint32_t interest[SETTLE];
 	uint32_t n;
 };
 
@@ -172,38 +173,52 @@ static uint32_t item_events(struct item *it, struct open *open)
 	if (it->disabled || it->where != ITEM_USER)
 		return 0;
 	if (unlikely(sock_state(it->sock) != SOCK_FAST || sock_is_open(it->sock))) {
-		if (open->n < SETTLE && file_hold(&it->sock->file))
+		if (open->n < SETTLE && file_hold(&it->sock->file)) {
+			open->interest[open->n] = it->events;
 			open->sock[open->n++] = it->sock;
+		}
 		return 0;
 	}
 	return sock_events(it->sock, it->events) & ((it->events & ~EP_FLAGS) | EPOLLERR | EPOLLHUP);
 }
 
+static void mark_again(struct sock *s, struct ep *self)
+{
+	if (!lock_take(&s->lock))
+		return;
+	ep_items_mark(s, self);
+	lock_drop(&s->lock);
+}
+
 /*
  * ep->lock not held. Where the service could not be asked, or is to be asked later, nobody will mark the socket: it goes
- * on the list again.
+ * on the list again. *@late (unless @late is NULL): one for which it is worth to wait, with a reference, or NULL.
  */
-static void settle_all(struct open *open, struct ep *self)
+static void settle_all(struct open *open, struct ep *self, struct sock **late)
 {
 	bool slept = false;
 
 	while (open->n) {
 		struct sock *s = open->sock[--open->n];
+		bool settled = sock_settle(s);
 
-		if (!sock_settle(s) && sock_state(s) == SOCK_AWAY) {
+		if (!settled && sock_state(s) == SOCK_AWAY) {
 			if (!slept)
 				syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
 			slept = true;
-			if (lock_take(&s->lock)) {
-				ep_items_mark(s, self);
-				lock_drop(&s->lock);
+			mark_again(s, self);
+		} else if (!settled && late && sock_may_be_ready(s, open->interest[open->n])) {
+			mark_again(s, self);
+			if (!*late) {
+				*late = s;
+				continue;
 			}
 		}
 		sock_put(s);
 	}
 }
 
-int ep_collect(struct ep *ep, struct epoll_event *events, int max)
+int ep_collect(struct ep *ep, struct epoll_event *events, int max, struct sock **late)
 {
 	uint32_t left = atomic_load_explicit(&ep->nready, memory_order_seq_cst);
 	struct open open = {.n = 0};
@@ -237,7 +252,7 @@ int ep_collect(struct ep *ep, struct epoll_event *events, int max)
 	}
 	ep_unkick(ep);
 	lock_drop(&ep->lock);
-	settle_all(&open, ep);
+	settle_all(&open, ep, n ? NULL : late);
 	return n;
 }
 
@@ -254,5 +269,5 @@ void ep_refresh(struct ep *ep)
 		item_unqueue(ep->ready.head);
 	ep_unkick(ep);
 	lock_drop(&ep->lock);
-	settle_all(&open, ep);
+	settle_all(&open, ep, NULL);
 }

@@ -12,6 +12,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/single_threaded.h>
 
@@ -23,6 +25,7 @@
 #define SEND_NS NS_PER_S /* a non-blocking send, or a receive that has something to read */
 #define CALL_BYTES 512   /* sock_begin() and sock_end() of one call are no farther apart; a signal's frame is larger */
 #define RETURN_LIMIT_NS (40 * NS_PER_S) /* its watchdog ends a service that hangs before; to go on would lose bytes */
+#define STAY_NS (200 * NS_PER_MS)       /* a service that can give it back has done so by then */
 #define SURE_BYTES 4096                 /* less than two thirds of any send buffer */
 #define INVITATIONS 8                   /* that are followed without success */
 #define BULK_BYTES 32768                /* so much at once is a one-way transfer */
@@ -156,7 +159,7 @@ static enum io sock_certain(struct sock *s, bool dontwait, int dir)
 		if (state == SOCK_FAST && likely(stream_has(&s->st, (uint32_t)dir)))
 			return IO_FAST;
 		is_half = state == SOCK_FAST && stream_is_open(&s->st);
-		if (is_half && sock_failed(s))
+		if (is_half && sock_is_lost(s))
 			return IO_FAST; /* it says so */
 		if (!is_half)           /* it may turn out that it is AWAY */
 			atomic_fetch_or_explicit(&s->need, (uint8_t)dir, memory_order_relaxed);
@@ -213,7 +216,7 @@ static int return_ask(struct sock *s, int fd)
 	return err == -EPIPE || err == -ECONNRESET || core_is_dead(c) ? -ECONNRESET : err;
 }
 
-/* The other end of a local connection has closed: what it has left can be read in memory only, and nowhere be put. */
+/* The other end of a local connection has closed: only a service with privilege can put what is unread elsewhere. */
 static bool must_stay(const struct sock *s)
 {
 	return s->st.local && stream_status(&s->st) & IPC_ST_FIN && stream_unread(&s->st);
@@ -221,7 +224,7 @@ static bool must_stay(const struct sock *s)
 
 int sock_return(struct sock *s, int fd, bool keep)
 {
-	uint64_t deadline = clock_now_ns() + RETURN_LIMIT_NS;
+	uint64_t now = clock_now_ns(), deadline = now + RETURN_LIMIT_NS, stays = now + STAY_NS;
 	bool asked = false;
 	int err = 0;
 
@@ -234,15 +237,15 @@ int sock_return(struct sock *s, int fd, bool keep)
 	}
 	while (!err && sock_state(s) != SOCK_LINUX) {
 		if (sock_state(s) == SOCK_FAST && stream_is_open(&s->st)) {
-			if (sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD)
+			if (sock_is_lost(s))
 				return -ECONNRESET;
 			if (!asked)
 				err = return_ask(s, fd);
 			asked = true;
-			if (!err && must_stay(s))
-				return -EBUSY;
 			if (!err)
-				err = wait_sock(s, WAIT_LEFT, deadline);
+				err = wait_sock(s, WAIT_LEFT, must_stay(s) ? MIN(deadline, stays) : deadline);
+			if (err == -EAGAIN && must_stay(s))
+				return -EBUSY;
 		} else if (!sock_settle(s)) {
 			err = wait_sock(s, 0, deadline);
 		}
@@ -350,13 +353,43 @@ bool sock_failed(const struct sock *s)
 	return (stream_status(&s->st) & IPC_ST_ERROR) || (core_is_dead(s->core) && !s->survivor);
 }
 
+bool sock_is_lost(const struct sock *s)
+{
+	return sock_failed(s) || IPC_STATE(stream_status(&s->st)) == IPC_DEAD;
+}
+
+/* A reset is told once for each socket: has another process taken it? The kernel's socket has had it, too, and says so. */
+void sock_error_look(struct sock *s)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+	struct pollfd p = {.fd = s->fd};
+	struct timespec none = {0};
+
+	if (!sock_failed(s) || s->err_taken || !s->st.local || !share_is(s) || core_is_dead(s->core))
+		return;
+	if (syscall(SYS_getsockopt, s->fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_CLOSE)
+		return; /* it has not had it yet */
+	if (atomic_load_explicit(&s->st.slot->opts, memory_order_relaxed) & IPC_OPT_BROKEN)
+		return; /* it was taken here, and could not be told yet */
+	if (syscall(SYS_ppoll, &p, 1, &none, NULL, 0) >= 0 && !(p.revents & POLLERR))
+		s->err_taken = true;
+}
+
 int sock_error_take(struct sock *s)
+{
+	sock_error_look(s);
+	return sock_error_get(s);
+}
+
+int sock_error_get(struct sock *s)
 {
 	uint32_t error, own;
 	socklen_t len = sizeof(own);
 
 	if (!sock_failed(s) || atomic_exchange_explicit(&s->err_taken, true, memory_order_relaxed))
 		return 0;
+	s->untold = 0;
 	/* the shadow has had the same one, and says it to whoever uses it without the library */
 	if (libc()->getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &own, &len))
 		own = 0;
@@ -369,6 +402,14 @@ int sock_error_take(struct sock *s)
 	return stream_status(&s->st) & IPC_ST_ERROR && error ? (int)error : ECONNRESET;
 }
 
+static uint32_t events_kernel(const struct sock *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
+	struct timespec none = {0};
+
+	return syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0 ? 0 : (uint16_t)p.revents;
+}
+
 /*
  * On its way. In an adoption what holds is the kernel's to say: the bytes are still there. But room for more is certain
  * only if few are unacknowledged: the service's buffer may be smaller. On the way back they lie in the buffers, and
@@ -376,17 +417,27 @@ int sock_error_take(struct sock *s)
  */
 static uint32_t events_open(const struct sock *s)
 {
-	struct pollfd p = {.fd = s->fd, .events = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLPRI | POLLRDHUP};
-	struct timespec none = {0};
+	uint32_t ev;
 	int unacked = 0;
 
 	if (sock_state(s) == SOCK_FAST)
 		return is_readable(s) ? EPOLLIN | EPOLLRDNORM : 0;
-	if (sock_state(s) != SOCK_ADOPTING || s->claiming || syscall(SYS_ppoll, &p, 1, &none, NULL, 0) <= 0)
+	if (sock_state(s) != SOCK_ADOPTING || s->claiming)
 		return 0;
-	if (p.revents & POLLOUT && (syscall(SYS_ioctl, s->fd, TIOCOUTQ, &unacked) || unacked > SURE_BYTES))
-		p.revents &= (short)~(POLLOUT | POLLWRNORM);
-	return (uint16_t)p.revents;
+	ev = events_kernel(s);
+	/* of a local one the kernel's buffer is used on */
+	if (ev & EPOLLOUT && !s->same_host && (syscall(SYS_ioctl, s->fd, TIOCOUTQ, &unacked) || unacked > SURE_BYTES))
+		ev &= ~(uint32_t)(EPOLLOUT | EPOLLWRNORM);
+	return ev;
+}
+
+bool sock_may_be_ready(const struct sock *s, uint32_t interest)
+{
+	if (sock_is_unknown(s))
+		return true;
+	if (sock_state(s) == SOCK_ADOPTING)
+		return events_kernel(s) & (interest | EPOLLERR | EPOLLHUP);
+	return sock_state(s) == SOCK_FAST && (interest & (EPOLLOUT | EPOLLWRNORM) || is_readable(s));
 }
 
 uint32_t sock_events(struct sock *s, uint32_t interest)
@@ -397,9 +448,11 @@ uint32_t sock_events(struct sock *s, uint32_t interest)
 	if (unlikely(sock_state(s) != SOCK_FAST || !stream_is_open(&s->st)))
 		return events_open(s); /* whoever waits settles it first */
 	status = stream_status(&s->st);
-	if (sock_failed(s))
+	if (sock_failed(s)) {
+		sock_error_look(s);
 		return EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP |
 		       (s->err_taken ? 0 : EPOLLERR);
+	}
 	away = IPC_AWAY(status);
 	if (unlikely(away))
 		sock_need(s, io_of_events(interest));

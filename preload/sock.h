@@ -126,7 +126,8 @@ struct sock {
 	_Atomic uint32_t brief_calls;
 	_Atomic bool rx_kernel, tx_kernel; /* FAST and local: the kernel is still used; see local.h */
 	_Atomic uint32_t tx_waits;
-	void *survivor; /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
+	_Atomic uint32_t untold; /* an error that was taken from its kernel socket by a call that told something else */
+	void *survivor;          /* unread bytes of a local connection whose service has died: see survive.c; or NULL */
 	size_t survivor_size;
 	_Atomic(struct ipc_slot *) offer; /* where the service may say `invited`; NULL: it has not offered */
 	_Atomic bool same_host;           /* both ends are on this host, as far as is known */
@@ -274,9 +275,16 @@ void sock_whole(struct sock *s, int fd, uint32_t halves);
 enum io sock_reenter(struct sock *s, bool dontwait, int dir);
 /* POLL* / EPOLL* bits that hold now; asks for a ring when POLLOUT in @interest does not hold. */
 uint32_t sock_events(struct sock *s, uint32_t interest);
+/* It is on its way: may something of @interest hold? Then a look that does not wait is worth a little patience. */
+bool sock_may_be_ready(const struct sock *s, uint32_t interest);
 /* The pending error, once (SO_ERROR); 0 if none. */
 int sock_error_take(struct sock *s);
+/* Its two halves, for who takes the kernel socket's own between them. */
+void sock_error_look(struct sock *s);
+int sock_error_get(struct sock *s);
 bool sock_failed(const struct sock *s);
+/* FAST: has it failed, or does the service not carry it any more? It goes nowhere then. */
+bool sock_is_lost(const struct sock *s);
 /* The slot and the context of an adoption that is over, if there are any. s->lock held, or nobody else has the socket. */
 void slot_release(struct sock *s);
 void sock_free(struct sock *s);

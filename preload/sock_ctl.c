@@ -259,8 +259,10 @@ PUBLIC int shutdown(int fd, int how)
 			s->shut_wr = true;
 		if (how == SHUT_RD || how == SHUT_RDWR)
 			s->shut_rd = true;
-		if (s->shut_rd) /* another process must not get the receiving half back: only Linux would tell it */
+		if (s->shut_rd) { /* another process must not get the receiving half back: only Linux would tell it */
 			stream_mark_used(&s->st);
+			stream_opts_set(&s->st, IPC_OPT_SHUT_RD, 0);
+		}
 		lock_drop(&s->tx_lock);
 	}
 	over = fast && (stream_status(&s->st) & IPC_ST_OVER);

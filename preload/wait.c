@@ -285,7 +285,7 @@ static bool is_over(struct sock *s, uint32_t events, uint64_t more)
 	if (sock_is_open(s) || sock_state(s) != SOCK_FAST)
 		return true;
 	if (events == WAIT_LEFT)
-		return sock_failed(s);
+		return sock_is_lost(s);
 	if (unlikely(IPC_AWAY(stream_status(&s->st)) & io_of_events(events)))
 		return true; /* another process has that half */
 	if (more != ANY_UNREAD)

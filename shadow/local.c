@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -26,6 +27,11 @@ int sock_local_examine(int fd, struct sock_state *st)
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_STATE_ESTABLISHED)
 		return -EBADFD;
+	st->ts = info.tcpi_options & TCPI_OPT_TIMESTAMPS;
+	st->sack = info.tcpi_options & TCPI_OPT_SACK;
+	st->wscale = info.tcpi_options & TCPI_OPT_WSCALE;
+	st->snd_wscale = st->wscale ? info.tcpi_snd_wscale : 0;
+	st->rcv_wscale = st->wscale ? info.tcpi_rcv_wscale : 0;
 	st->srtt_us = info.tcpi_rtt;
 	st->rttvar_us = info.tcpi_rttvar;
 	st->mss = (uint16_t)MIN(info.tcpi_snd_mss, 65535u);
@@ -79,6 +85,28 @@ ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
 	setsockopt(fd, SOL_SOCKET, SOCK_BUF_LOCK, &locks, sizeof locks);
 	return n;
+}
+
+bool sock_local_is_shut_rd(int fd, int state)
+{
+	struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+
+	return (state == TCP_STATE_ESTABLISHED || state == TCP_STATE_FIN_WAIT1 || state == TCP_STATE_FIN_WAIT2) &&
+	       poll(&p, 1, 0) > 0 && p.revents & POLLRDHUP;
+}
+
+bool sock_has_error(int fd)
+{
+	struct pollfd p = {.fd = fd};
+
+	return poll(&p, 1, 0) > 0 && p.revents & POLLERR;
+}
+
+void sock_local_reset(int fd)
+{
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+	connect(fd, &none, sizeof none);
 }
 
 int sock_local_strays(int fd, uint8_t **out)

@@ -200,6 +200,12 @@ static uint32_t rebuild_mss(int fd)
 	return getsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, &len) || mss <= 0 ? 536u : (uint32_t)mss;
 }
 
+bool sock_may_rebuild(int fd)
+{
+	/* of no meaning, which is said after the question of privilege */
+	return rebuild_set(fd, TCP_REPAIR, 1000) == -EINVAL;
+}
+
 int sock_rebuild(int fd, struct sock_rebuild *r)
 {
 	struct sockaddr none = {.sa_family = AF_UNSPEC};

@@ -133,6 +133,12 @@ enum sock_end sock_end_look(const struct flow_key *key, uint64_t cookie);
 ssize_t sock_local_write(int fd, const struct iovec *iov, int cnt);
 /* The same, with a send buffer that is large enough for all of it meanwhile, if this process may make it so. */
 ssize_t sock_local_write_all(int fd, const struct iovec *iov, int cnt);
+/* Was it shut down for reading, in TCP state @state? After the peer's FIN nobody can tell: false. */
+bool sock_local_is_shut_rd(int fd, int state);
+/* Is an error pending that nobody has taken? */
+bool sock_has_error(int fd);
+/* Ends the connection of @fd with a reset, as far as Linux has any. Needs no privilege. */
+void sock_local_reset(int fd);
 /* Takes what is in its receive queue: *@out is the caller's to free. Returns bytes or -ENOMEM. */
 int sock_local_strays(int fd, uint8_t **out);
 /* The size of a buffer (SO_SNDBUF, SO_RCVBUF), twice what the program asked for; 0: it has not, Linux tunes it. */
@@ -206,6 +212,8 @@ struct sock_rebuild {
  * socket since.
  */
 int sock_rebuild(int fd, struct sock_rebuild *r);
+/* Have we the privilege for that? */
+bool sock_may_rebuild(int fd);
 /* Leave repair mode, write what was never sent, then shut down if r->closing. The tuple is Linux's now. Returns 0 or -errno. */
 int sock_resume(int fd, const struct sock_rebuild *r);
 /* What Linux calls TCP_ESTABLISHED, ... (its headers are at odds with each other). */

@@ -134,6 +134,15 @@ static uint64_t local_uncorked(struct fast_thread *t, struct flow *f, uint64_t h
 	return have - part;
 }
 
+/*
+ * Does @p refuse bytes? Nobody will read them (RFC 9293 3.10.7.4); or it is shut down both ways, where Linux answers with
+ * a reset, too (but takes them while it may still send).
+ */
+static bool local_refuses(const struct flow *p)
+{
+	return p->flags & FLOW_ORPHAN || (p->flags & FLOW_CLOSING && p->opts & IPC_OPT_SHUT_RD);
+}
+
 bool local_run(struct fast_thread *t, struct flow *f)
 {
 	struct flow *p = local_peer(t, f);
@@ -147,7 +156,7 @@ bool local_run(struct fast_thread *t, struct flow *f)
 	f->flags &= ~FLOW_SEND_NOW;
 	if (f->flags & (FLOW_DEAD | FLOW_FIN_ACKED) || p->flags & FLOW_DEAD)
 		return false;
-	if (have && p->flags & FLOW_ORPHAN) { /* nobody will read it (RFC 9293 3.10.7.4) */
+	if (have && local_refuses(p)) {
 		flow_fail(t, p, ECONNRESET, false, true);
 		flow_fail(t, f, ECONNRESET, false, true);
 		return false;

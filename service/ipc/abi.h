@@ -89,6 +89,8 @@ static_assert(IPC_AWAY(IPC_ST_RX_AWAY) == IPC_HALF_RX && IPC_AWAY(IPC_ST_TX_AWAY
 #define IPC_OPT_KEEPALIVE 8u  /* SO_KEEPALIVE */
 #define IPC_OPT_LOWAT 16u     /* TCP_NOTSENT_LOWAT: ring for space, too, when little is unsent */
 #define IPC_OPT_DRAINED 32u   /* local: nothing is read in the kernel any more */
+#define IPC_OPT_SHUT_RD 64u   /* shut down for reading */
+#define IPC_OPT_BROKEN 128u   /* local: its kernel socket had an error, which has been taken */
 #define IPC_OPT_CHANGE 0x100u /* counted up in these bits when one of the numbers beside the record changes */
 #define IPC_OPT_CHANGES 0xff00u
 /* ipc_slot.timeouts */

@@ -10,7 +10,7 @@
 #define WANT_ALL IPC_WANT_SPACE
 #define OPTS_ALL                                                                                                   \
 	(IPC_OPT_NODELAY | IPC_OPT_CORK | IPC_OPT_QUICKACK | IPC_OPT_KEEPALIVE | IPC_OPT_LOWAT | IPC_OPT_DRAINED | \
-	 IPC_OPT_CHANGES)
+	 IPC_OPT_SHUT_RD | IPC_OPT_BROKEN | IPC_OPT_CHANGES)
 
 void ipc_record_read(struct ipc_slot *slot, struct ipc_record *out)
 {

@@ -114,6 +114,7 @@ struct conn {
 	uint64_t written_ns; /* local: since when local_is_written_there() has said so; 0: it does not */
 	uint64_t hidden_ns;  /* local: since when its socket was wanted, and could not be had; 0: it could */
 	uint8_t *out;        /* LEAVE_DRAIN: bytes from out_done on */
+	uint64_t stay_ns;    /* local: since when it has stayed although somebody waits; 0: nobody does */
 	size_t out_len, out_done;
 
 	/* shadow: numbers of the kernel socket, constant but for acknowledgements of what it had sent */
@@ -393,6 +394,7 @@ bool adopt_fails(const struct slow *s, uint32_t step);
 void adopt_from_linux(struct slow *s, struct conn *c, const struct segment *seg, const uint8_t *frame, uint32_t len);
 
 /* local.c: both ends on this host */
+struct flow_key local_other_key(const struct flow_key *k);
 bool local_is(const struct slow *s, const struct sock_state *st);
 /* Frozen: is a thread still writing where the other end reads? What another process sends would be spoiled. */
 bool local_is_written_there(const struct slow *s, struct conn *c);
@@ -414,6 +416,16 @@ int local_leave(struct slow *s, struct conn *c, int fd, uint32_t reason); /* as 
 void local_frozen(struct slow *s, struct conn *c);
 void local_failed(struct slow *s, struct conn *c);            /* instead */
 bool local_settle(struct slow *s, struct conn *c, bool late); /* true: connections may have been freed */
+#define LOCAL_PIECES 5
+/* What @c has written and @p has not read (either may be NULL), where it lies. Returns the pieces, at most 4. */
+int local_unread(const struct conn *c, const struct conn *p, struct iovec *v);
+size_t local_sum(const struct iovec *v, int n);
+
+/*
+ * local_anew.c: both kernel sockets become the connection again, with all that is unread, although an end has closed;
+ * @p, the other end, or NULL. Returns 0, -EAGAIN: not yet, -EPERM or -ENOENT: not possible, or -ECONNRESET: it is lost.
+ */
+int local_anew(struct conn *c, struct conn *p);
 
 /* demand.c: XDP is attached while there are connections in the table */
 int demand_open(struct slow *s);

@@ -400,6 +400,8 @@ static bool leave_to_mover(struct slow *s, struct conn *c, const struct up_froze
 		tx = to;
 	}
 	c->mover.app = NULL; /* its hold on the application becomes the connection's */
+	if (c->local)        /* whoever had it before may have been taken for the last */
+		c->orphan = false;
 	c->app = rx.app;
 	c->slot = rx.slot;
 	c->context = rx.context;

@@ -28,7 +28,7 @@
 #define LOCAL_OFFER_NS NS_PER_S          /* an offer counts for so long */
 #define LOCAL_ALONE_NS (200 * NS_PER_MS) /* so long one end is FAST without the other */
 
-static struct flow_key local_other_key(const struct flow_key *k)
+struct flow_key local_other_key(const struct flow_key *k)
 {
 	return (struct flow_key){.local = k->remote,
 				 .remote = k->local,
@@ -278,10 +278,15 @@ static bool local_has_closed(const struct conn *c, enum sock_end end)
 	return c && (c->local_fin || end == SOCK_END_SHUT || end == SOCK_END_LEFT || end == SOCK_END_OVER);
 }
 
+static bool local_says(const struct conn *c, uint32_t opt)
+{
+	return atomic_load_explicit(&c->app->shm->slot[c->slot].opts, memory_order_relaxed) & opt;
+}
+
 /* Does its program no longer read in the kernel? Then what comes there was written past the peer's library. */
 bool local_is_drained(const struct conn *c)
 {
-	return atomic_load_explicit(&c->app->shm->slot[c->slot].opts, memory_order_relaxed) & IPC_OPT_DRAINED;
+	return local_says(c, IPC_OPT_DRAINED);
 }
 
 static void local_act(struct slow *s, struct conn *c, enum sock_end end, bool other_closed)
@@ -300,12 +305,33 @@ static void local_act(struct slow *s, struct conn *c, enum sock_end end, bool ot
 	}
 }
 
+/* Linux knows neither end any more: after two FINs in order, or a reset, of which who still holds his socket tells. */
+static bool local_was_reset(const struct conn *c)
+{
+	int fd = -1;
+	bool reset;
+
+	if (c->state != CONN_FAST || c->failed || c->orphan)
+		return false;
+	if (local_says(c, IPC_OPT_BROKEN))
+		return true;
+	fd = leave_fetch_named(c);
+	reset = fd >= 0 && sock_has_error(fd);
+	closer_close(fd);
+	return reset;
+}
+
 void local_look(struct slow *s, struct conn *c)
 {
 	struct conn *p = local_other(s, c);
 	enum sock_end end = sock_end_look(&c->key, c->cookie);
 	enum sock_end other = p ? sock_end_look(&p->key, p->cookie) : SOCK_END_OPEN;
 
+	if (p && end == SOCK_END_GONE && other == SOCK_END_GONE && (local_was_reset(c) || local_was_reset(p))) {
+		if (c->state == CONN_FAST && !c->failed)
+			local_killed(s, c);
+		return;
+	}
 	/* who closed first is told first: the order that the FINs had */
 	local_act(s, p, other, local_has_closed(c, end));
 	local_act(s, c, end, !p || local_has_closed(p, other));

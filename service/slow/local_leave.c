@@ -5,8 +5,11 @@
  * has to be made. What the sockets cannot take at once follows as they drain (LEAVE_DRAIN); until then the writer's calls
  * wait, as its bytes come after.
  *
- * Where an end has closed, its socket takes nothing any more. If bytes of it are still unread, the connection stays, and
- * leaves when they have been read: both flows are installed as they were. Main thread.
+ * Where an end has closed, its socket takes nothing any more, and one that is shut down both ways refuses what comes. If
+ * bytes are still unread then, both sockets are made anew (local_anew.c). A service without the privilege for that can
+ * only let the connection stay, with both flows installed as they were, and leave when they have been read. If somebody
+ * waits for it, that does not go on for ever: both ends are reset, as an end of the stream that comes too early would be
+ * worse. Main thread.
  */
 #include "service/slow/internal.h"
 
@@ -20,7 +23,7 @@
 
 #define LOCAL_AGAIN_NS (100 * NS_PER_MS) /* between two attempts to leave */
 #define LOCAL_HIDDEN_NS NS_PER_S         /* so long a socket may be out of reach */
-#define LOCAL_PIECES 5
+#define LOCAL_STAY_NS NS_PER_S           /* so long another process waits for what cannot leave */
 
 static bool local_is_held(const struct conn *c)
 {
@@ -105,8 +108,7 @@ static struct iovec *local_range(struct iovec *v, uint8_t *buf, uint32_t size, u
 	return v;
 }
 
-/* What @c has written and @p has not read, where it lies. Returns the pieces, at most 4. */
-static int local_unread(const struct conn *c, const struct conn *p, struct iovec *v)
+int local_unread(const struct conn *c, const struct conn *p, struct iovec *v)
 {
 	struct iovec *from = v;
 
@@ -117,7 +119,7 @@ static int local_unread(const struct conn *c, const struct conn *p, struct iovec
 	return (int)(v - from);
 }
 
-static size_t local_sum(const struct iovec *v, int n)
+size_t local_sum(const struct iovec *v, int n)
 {
 	size_t sum = 0;
 
@@ -134,11 +136,20 @@ static bool local_can_write(const struct conn *c)
 	return state == TCP_STATE_ESTABLISHED || state == TCP_STATE_CLOSE_WAIT;
 }
 
+/* Shut down both ways its kernel socket answers bytes with a reset, also those that were sent before. */
+static bool local_refuses(const struct conn *p)
+{
+	int state = p && p->fd >= 0 && !p->orphan ? sock_tcp_state(p->fd) : TCP_STATE_CLOSE;
+
+	return state != TCP_STATE_ESTABLISHED && sock_local_is_shut_rd(p ? p->fd : -1, state);
+}
+
+/* Is something left that cannot go by the kernel sockets as they are? */
 static bool local_must_stay(const struct conn *c, const struct conn *p)
 {
 	struct iovec v[LOCAL_PIECES];
 
-	return local_unread(c, p, v) && !local_can_write(c);
+	return local_unread(c, p, v) && (!local_can_write(c) || local_refuses(p));
 }
 
 /* The rest of what @c has written, after @done bytes, is kept here. Returns 0 or -ENOMEM. */
@@ -223,21 +234,70 @@ static void local_stay(struct slow *s, struct conn *c)
 	conn_progress(s, c);
 }
 
-/* Nothing of the memory is needed any more when this returns. */
-static void local_restore(struct slow *s, struct conn *c, struct conn *p)
+/* Does somebody wait for @c to be in Linux? Of its own program only if that has closed, and the other one is to read. */
+static bool local_is_awaited(const struct conn *c, const struct conn *p)
 {
-	int rc;
+	return c && (c->asker.app || (c->asked && local_must_stay(c, p)));
+}
 
-	if (local_must_stay(c, p) || local_must_stay(p, c)) {
-		local_stay(s, c);
+static void local_give_up(struct slow *s, struct conn *c)
+{
+	int fd = c->fd;
+
+	c->fd = -1;
+	local_stay(s, c);
+	leave_answer(s, c, &c->asker, IPC_RETURNED, IPC_REASON_STATE);
+	conn_abort(s, c, ECONNRESET);
+	if (fd >= 0) { /* whoever uses it without the library */
+		sock_local_reset(fd);
+		sock_filter_detach(fd);
+	}
+	closer_close(fd);
+}
+
+/* They cannot leave now. */
+static void local_stay_both(struct slow *s, struct conn *c, struct conn *p)
+{
+	if (!local_is_awaited(c, p) && !local_is_awaited(p, c))
+		c->stay_ns = 0;
+	else if (!c->stay_ns)
+		c->stay_ns = s->now_ns;
+	if (p)
+		p->stay_ns = c->stay_ns;
+	if (c->stay_ns && s->now_ns - c->stay_ns > LOCAL_STAY_NS) {
+		log_warn("pid %d, descriptor %d: what is unread could not be given back to Linux: reset",
+			 (int)c->app->pid, c->app_fd);
+		local_give_up(s, c);
 		if (p)
-			local_stay(s, p);
-		local_look(s, c);
+			local_give_up(s, p);
 		return;
 	}
-	rc = local_write_back(c, p);
-	if (!rc && p)
-		rc = local_write_back(p, c);
+	local_stay(s, c);
+	if (p)
+		local_stay(s, p);
+	local_look(s, c);
+}
+
+/* Each writes what the other one has not read to its own socket. Returns 0 or -errno: bytes are lost. */
+static int local_write_both(struct conn *c, struct conn *p)
+{
+	int rc = local_write_back(c, p);
+
+	return rc || !p ? rc : local_write_back(p, c);
+}
+
+/* Returns false: not yet, unless it is @late. Else nothing of the memory is needed any more. */
+static bool local_restore(struct slow *s, struct conn *c, struct conn *p, bool late)
+{
+	bool anew = local_must_stay(c, p) || local_must_stay(p, c);
+	int rc = anew ? local_anew(c, p) : local_write_both(c, p);
+
+	if (anew && rc == -EAGAIN && !late)
+		return false;
+	if (anew && rc && rc != -ECONNRESET) {
+		local_stay_both(s, c, p);
+		return true;
+	}
 	if (rc) { /* the connection has ended meanwhile, or there is no memory: as the kernel socket says */
 		log_warn("pid %d, descriptor %d: bytes could not be given back to Linux: %s", (int)c->app->pid,
 			 c->app_fd, strerror(-rc));
@@ -245,6 +305,7 @@ static void local_restore(struct slow *s, struct conn *c, struct conn *p)
 	if (p)
 		local_finish(s, p);
 	local_finish(s, c);
+	return true;
 }
 
 void local_frozen(struct slow *s, struct conn *c)
@@ -260,10 +321,11 @@ void local_frozen(struct slow *s, struct conn *c)
 			local_stay(s, c);
 		return;
 	}
-	if (restore_is_busy(c) || (p && restore_is_busy(p)))
-		restore_settle(s, c, LEAVE_PAIR);
-	else
-		local_restore(s, c, p);
+	if (!restore_is_busy(c) && (!p || !restore_is_busy(p)) && local_restore(s, c, p, false))
+		return;
+	restore_settle(s, c, LEAVE_PAIR);
+	if (p) /* the same time for both: who looks first decides */
+		restore_settle(s, p, LEAVE_PAIR);
 }
 
 /* It goes on as a flow, and hears there that the other end has failed. */
@@ -287,6 +349,5 @@ bool local_settle(struct slow *s, struct conn *c, bool late)
 		return false;
 	if (!late && (restore_is_busy(c) || (p && restore_is_busy(p))))
 		return false;
-	local_restore(s, c, p);
-	return true;
+	return local_restore(s, c, p, late);
 }

@@ -4,6 +4,7 @@ do to the stream and to each other, and who else may have a hand in it. Without 
 Linux's loopback (TAPAS_PLAIN=1)."""
 import errno
 import random
+import select
 import signal
 import time
 
@@ -283,6 +284,22 @@ def test_reset_by_linger(pair, at):
     closed(c.lab)
 
 
+@pytest.mark.parametrize("who", ["half closed", "other end half closed"])
+def test_reset_after_half_close(pair, who):
+    """Who is left hears of the reset, and not of an end in order."""
+    c, a, b = pair
+    b("%s.shutdown(1)" % c.client)
+    assert a("%s.recv(1)" % c.server) == ""
+    (x, gone), (y, left) = ((b, c.client), (a, c.server))[::1 if who == "half closed" else -1]
+    x("%s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); %s.close()" % (gone, gone))
+    y("import select; p = select.poll(); p.register(%s, select.POLLIN)" % left)
+    wait_for(lambda: y("[e for _, e in p.poll(0)]") == [select.POLLIN | select.POLLERR | select.POLLHUP], 5, "an error")
+    error = errno.EPIPE if who == "half closed" else errno.ECONNRESET  # as Linux has it
+    assert y("%s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)" % left) == error
+    y("%s.close()" % left)
+    closed(c.lab)
+
+
 def test_write_to_a_closed_end(pair):
     c, a, b = pair
     assert b("give(%s, 1, 70000)" % c.client) == 70000
@@ -292,6 +309,33 @@ def test_write_to_a_closed_end(pair):
     wait_for(lambda: a.errno("give(%s, 2, 10)" % c.server) == errno.EPIPE, 5, "EPIPE")
     a("%s.close()" % c.server)
     closed(c.lab)
+
+
+@pytest.mark.parametrize("how", [(2,), (0, 1), (1, 0)], ids=["at once", "for reading first", "for writing first"])
+def test_write_to_an_end_that_is_shut_down(pair, how):
+    """It has refused to read and to write: bytes for it end the connection at both ends."""
+    c, a, b = pair
+    assert b("give(%s, 1, 70000)" % c.client) == 70000
+    for h in how:
+        b("%s.shutdown(%d)" % (c.client, h))
+    assert a("take(%s, 1, ALL)" % c.server) == [70000, "end"]
+    assert b("take(%s, 2, ALL)" % c.client) == [0, "end"]
+    assert a("give(%s, 2, 10)" % c.server) == 10
+    wait_for(lambda: b("take(%s, 2, ALL)" % c.client) == [0, "ECONNRESET"], 5, "ECONNRESET", step=0.01)
+    wait_for(lambda: a.errno("give(%s, 2, 10)" % c.server) == errno.EPIPE, 5, "EPIPE")
+    c.close()
+    closed(c.lab)
+
+
+def test_bytes_for_an_end_that_is_shut_down_for_reading(pair):
+    """As long as it may send, they arrive, and can be read."""
+    c, a, b = pair
+    b("%s.shutdown(0)" % c.client)
+    assert a("give(%s, 2, 1000)" % c.server) == 1000
+    assert b("wait_unread(%s, 1000)" % c.client) == 1000
+    assert b("take(%s, 2, 1000)" % c.client) == [1000, ""]
+    assert b("give(%s, 1, 1000)" % c.client) == 1000
+    assert a("take(%s, 1, 1000)" % c.server) == [1000, ""]
 
 
 def test_close_with_much_unsent(pair):

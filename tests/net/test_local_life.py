@@ -362,6 +362,22 @@ def test_child_reads_parent_writes(pair, cast):
     assert a("joined('give')") == n
 
 
+def test_child_looks_for_what_its_parent_reads(cast):
+    """One of them receives, the other one sends; what has arrived both see at once."""
+    a, b = cast.start("a"), cast.start("b")
+    for i in range(scale(20, 10)):
+        c = cast.connect(a, b)
+        k = cast.forked(a, "k%d" % i)
+        assert b("give(%s, 1, 100)" % c.client) == 100 and a("take(%s, 1, 100)" % c.server) == [100, ""]
+        assert k("give(%s, 2, 100)" % c.server) == 100 and b("take(%s, 2, 100)" % c.client) == [100, ""]
+        assert b("give(%s, 1, 1000, at=100)" % c.client) == 1000
+        assert a("wait_unread(%s, 1000)" % c.server) == 1000
+        k("import select; p = select.poll(); p.register(%s, select.POLLIN)" % c.server)
+        assert k("[e for _, e in p.poll(0)]") == [1], i
+        assert a("take(%s, 1, 1000, at=100)" % c.server) == [1000, ""]
+        k.signal(signal.SIGKILL)
+
+
 @pytest.mark.parametrize("who", ["server", "client"])
 def test_exec(pair, cast, who):
     """Another image goes on, and finds what was not read, and what it had sent arrives."""
@@ -404,12 +420,25 @@ def test_passed(pair, cast, library, keep):
     assert d("joined('echo')") == sum(work)
 
 
-def test_passed_after_the_other_end_has_closed(pair, cast):
-    """What is left to read goes along, to a program with the library."""
+ENDS = {
+    "closed": lambda c: c.at_client("%s.close()" % c.client),
+    "half closed": lambda c: c.at_client("%s.shutdown(1)" % c.client),
+    "both half closed": lambda c: (c.at_server("%s.shutdown(1)" % c.server),
+                                   c.at_client("%s.recv(1); %s.shutdown(1)" % (c.client, c.client))),
+    "both closed": lambda c: (c.at_server("%s.shutdown(1)" % c.server),
+                              c.at_client("%s.recv(1); %s.close()" % (c.client, c.client))),
+    "shut down by its reader": lambda c: c.at_server("%s.shutdown(2)" % c.server),
+}
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["with the library", "without"])
+@pytest.mark.parametrize("how", list(ENDS))
+def test_passed_after_the_other_end_has_closed(pair, cast, how, library):
+    """What is left to read goes along."""
     c, a, b = pair
-    d = cast.start("d")
+    d = cast.start("d", accelerated=library)
     assert b("give(%s, 1, 50000)" % c.client) == 50000
-    b("%s.close()" % c.client)
+    ENDS[how](c)
     assert a("wait_unread(%s, 50000)" % c.server) == 50000
     path = os.path.join(cast.lab.dir, "pass.sock")
     d("u = unix_listener(%r)" % path)
@@ -418,6 +447,29 @@ def test_passed_after_the_other_end_has_closed(pair, cast):
     d.result()
     a("%s.close()" % c.server)
     assert d("take(ss[0], 1, ALL)") == [50000, "end"]
+    if how == "half closed":
+        assert d("give(ss[0], 2, 30000)") == 30000
+        d("ss[0].shutdown(1)")
+        assert b("take(%s, 2, ALL)" % c.client) == [30000, "end"]
+    elif how != "closed":
+        assert d.errno("ss[0].send(b'x')") == errno.EPIPE
+
+
+@pytest.mark.parametrize("how", [1, 2], ids=["half closed", "shut down"])
+def test_image_without_the_library_after_shutdown(pair, cast, how):
+    """It need not wait until the other end has read what was sent before."""
+    c, a, b = pair
+    assert b("give(%s, 1, 50000)" % c.client) == 50000
+    assert a("wait_unread(%s, 50000)" % c.server) == 50000
+    a("%s.shutdown(1)" % c.server)
+    assert b("%s.recv(1)" % c.client) == ""
+    b("%s.shutdown(%d)" % (c.client, how))
+    k = cast.forked(b, "k")
+    k.begin("os.environ.pop('LD_PRELOAD', None); execute('z', %s)" % c.client)
+    z = cast.arrived("z")
+    assert z.errno("s0.send(b'x')") == errno.EPIPE
+    assert z("s0.recv(1)") == ""
+    assert a("take(%s, 1, ALL)" % c.server) == [50000, "end"]
 
 
 def test_closed_by_an_image_that_never_used_it(pair, cast):

@@ -210,6 +210,41 @@ def test_both_ends_here(user):
     assert counters["local_pairs"] == 1 and counters["local_bytes"] > 1000000, counters
 
 
+def test_an_image_without_the_library_does_not_wait_for_ever(user):
+    """Without privilege unread bytes of an end that has closed cannot go back to Linux. Who has them
+    reads them, and a child of the other end's goes on."""
+    user.start()
+    code = ("import errno, os, socket\n"
+            "with socket.create_server(('127.0.0.1', 0)) as l:\n"
+            "    a = socket.create_connection(l.getsockname())\n"
+            "    b, _ = l.accept()\n"
+            "for i in range(200):\n"
+            "    for x, y in ((a, b), (b, a)):\n"
+            "        x.send(b'x' * 100)\n"
+            "        assert len(y.recv(100)) == 100\n"
+            "a.send(b'y' * 50000)\n"
+            "b.shutdown(1)\n"
+            "assert a.recv(1) == b''\n"
+            "a.shutdown(2)\n"
+            "if not os.fork():\n"
+            "    a.set_inheritable(True)\n"
+            "    os.environ.pop('LD_PRELOAD', None)\n"
+            "    os.execv('/bin/true', ['true'])\n"
+            "os.wait()\n"
+            "got = 0\n"
+            "try:\n"
+            "    while data := b.recv(65536):\n"
+            "        got += len(data)\n"
+            "    end = 'end'\n"
+            "except OSError as e:\n"
+            "    end = errno.errorcode[e.errno]\n"
+            "print(got, end)\n")
+    r = user.tapas("run", PYTHON, "-c", code, timeout=30)
+    assert r.stdout == "50000 end\n", r
+    counters = {c["name"]: c["value"] for c in user.json("stats")["counters"]}
+    assert counters["local_bytes"] > 50000, counters
+
+
 def test_a_service_that_starts_later_is_found(user):
     """By the library itself: `tapas run` had nothing to tell it."""
     user.echo(ready="ready")

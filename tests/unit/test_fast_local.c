@@ -230,6 +230,27 @@ static void bytes_for_an_orphan_reset_their_writer(void **state)
 	expect_up(UP_FAILED, a.init.flow_id, ECONNRESET);
 }
 
+static void bytes_for_an_end_that_is_shut_down_reset_both(void **state)
+{
+	(void)state;
+	pair();
+	atomic_fetch_or(&tx_slot(&b)->opts, IPC_OPT_SHUT_RD);
+	put(&b, 5); /* the record is read with it */
+	put(&a, 10);
+	turns();
+	assert_int_equal(delivered(&b), 10); /* it may send as yet */
+	command(&b, CMD_CLOSE, 0, 0);
+	turns();
+	quiet();
+	put(&a, 1);
+	turns();
+	assert_int_equal(delivered(&b), 10);
+	assert_int_equal(error(&a), ECONNRESET);
+	assert_int_equal(error(&b), ECONNRESET);
+	expect_up(UP_FAILED, b.init.flow_id, ECONNRESET);
+	expect_up(UP_FAILED, a.init.flow_id, ECONNRESET);
+}
+
 static void a_reset_overtakes(void **state)
 {
 	(void)state;
@@ -477,6 +498,7 @@ int main(void)
 		T(what_is_written_after_the_close_is_nobodys),
 		T(unread_bytes_at_the_last_close_reset_the_other),
 		T(bytes_for_an_orphan_reset_their_writer),
+		T(bytes_for_an_end_that_is_shut_down_reset_both),
 		T(a_reset_overtakes),
 		T(a_moving_end_is_waited_for),
 		T(a_reset_waits_for_a_moving_end),
