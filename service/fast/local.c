@@ -5,7 +5,8 @@
  * is lost or repeated. Place in a packet's way: instead of tx.c, the wire and rx.c. Fast thread.
  *
  * Invariants: of a local flow snd_una = snd_nxt = snd_max, as a byte is acknowledged when it is in the peer's buffer. A
- * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset overtakes them.
+ * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset what the peer has
+ * room for.
  * While the peer is not installed (it is on its way to another process) everything waits.
  */
 #include <errno.h>
@@ -97,6 +98,17 @@ static uint64_t local_uncorked(struct fast_thread *t, struct flow *f, uint64_t h
 	return have - part;
 }
 
+/* Linux sends at once what there is room for: the peer has it before the reset, and reads it. */
+static void local_reset(struct fast_thread *t, struct flow *f, struct flow *p)
+{
+	uint64_t have = f->snd_end - MIN(f->snd_una, f->snd_end);
+	uint32_t n = (uint32_t)MIN(have, (uint64_t)flow_rx_room(p));
+
+	if (n && !(p->flags & (FLOW_DEAD | FLOW_ORPHAN)))
+		local_data(t, f, p, n);
+	flow_fail(t, p, ECONNRESET, false, true);
+}
+
 bool local_run(struct fast_thread *t, struct flow *f)
 {
 	struct flow *p = local_peer(t, f);
@@ -106,13 +118,13 @@ bool local_run(struct fast_thread *t, struct flow *f)
 	if (!p)
 		return false;
 	if (f->flags & FLOW_RST_NOW)
-		flow_fail(t, p, ECONNRESET, false, true);
+		local_reset(t, f, p);
 	f->flags &= ~FLOW_SEND_NOW;
 	if (f->flags & (FLOW_DEAD | FLOW_FIN_ACKED) || p->flags & FLOW_DEAD)
 		return false;
 	if (have && p->flags & FLOW_ORPHAN) { /* nobody will read it (RFC 9293 3.10.7.4) */
 		flow_fail(t, p, ECONNRESET, false, true);
-		flow_fail(t, f, ECONNRESET, false, true);
+		local_reset(t, p, f);
 		return false;
 	}
 	may = local_uncorked(t, f, have);

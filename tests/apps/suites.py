@@ -24,15 +24,15 @@ import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "net")]
-from lab import BUILD, Lab, run_prefix  # noqa: E402
+from lab import BUILD, Lab, run_prefix, scale  # noqa: E402
 from lo_capture import Capture, connections  # noqa: E402
 
 CASE = os.path.join(HERE, "suite_case.py")
 FIGURES = os.path.join(BUILD, "suites.json")
 PYTHON = "/usr/bin/python3"
-QUIET_S = 60  # so long a case may take
-ROUNDS = 5    # so often a suite that hung or crashed is continued
-AGAIN = 3     # how often a case that differs is run again
+QUIET_S = scale(180, 40)  # so long a case may take
+ROUNDS = 5  # so often a suite that hung or crashed is continued
+AGAIN = 3  # how often a case that differs is run again
 CONFIG = {"service": {"local": "service"}}
 FAST_LINE = re.compile(r"flow \d+ \[?([^ \]]+?)\]?:(\d+) > \[?([^ \]]+?)\]?:(\d+): adopting to fast")
 

@@ -172,6 +172,24 @@ def test_file_to_full_kernel(cast, how, most):
         c.close()
 
 
+@pytest.mark.parametrize("how", ["unread", "linger"])
+def test_last_words(cast, how):
+    """What is sent right before a reset arrives, as there is room for it: an alert of TLS, for one."""
+    a, b = cast.start("a"), cast.start("b")
+    for i in range(scale(200, 30)):
+        c = cast.connect(a, b)
+        if how == "unread":
+            a("%s.sendall(b'never read')" % c.server)
+            b("wait_unread(%s, 10)" % c.client)
+        else:
+            b("%s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))" % c.client)
+        a.begin("take(%s, 3, 5001)" % c.server)
+        b("(give(%s, 3, 5000), %s.close())" % (c.client, c.client))
+        assert a.result() == [5000, "ECONNRESET"], i
+        a("%s.close()" % c.server)
+    closed(cast.lab)
+
+
 def test_connected_to_itself(cast):
     """A socket whose other end is itself."""
     a = cast.start("a")
