@@ -190,13 +190,15 @@ posix-table: all tools
 net: all tools $(FAKE)
 	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/net tests/unit $(PYTEST_ARGS)
 
-# whole programs: their figures are left in build/apps.json; check-apps takes longer, in both modes, and makes a table
+# whole programs: their figures are left in build/apps.json, those of CPython's test suites in build/suites.json;
+# check-apps takes longer, in both modes, and makes a table of each
 apps: all tools
 	@TAPAS_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/apps $(PYTEST_ARGS)
 check-apps: setup
-	@rm -f $(BUILD)/apps.json
+	@rm -f $(BUILD)/apps.json $(BUILD)/suites.json
 	@TAPAS_FULL=1 $(MAKE) apps; status=$$?; \
-		/usr/bin/python3 tests/apps/table.py $(BUILD)/apps.json > tests/APPS.md; exit $$status
+		/usr/bin/python3 tests/apps/table.py $(BUILD)/apps.json > tests/APPS.md; \
+		/usr/bin/python3 tests/apps/suite_table.py $(BUILD)/suites.json > tests/SUITES.md; exit $$status
 
 # ---- lint ----
 

@@ -41,6 +41,14 @@ static bool is_broken(const struct sock *s)
 	return s->shut_wr || sock_failed(s) || (status & IPC_ST_CLOSED_TX) || IPC_STATE(status) == IPC_DEAD;
 }
 
+/* Bytes that the kernel takes now, of a local connection that still uses it: where poll() says so, a page at least. */
+static size_t room_kernel(const struct sock *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+
+	return libc()->poll(&p, 1, 0) ? PIPE_BUF : 0;
+}
+
 /* Bytes that can be sent now, after waiting for them unless @dontwait. 0: none, and errno is set. */
 static size_t room_wait(struct sock *s, bool dontwait)
 {
@@ -48,7 +56,8 @@ static size_t room_wait(struct sock *s, bool dontwait)
 	uint64_t deadline = wait_deadline(s->sndtimeo_ns);
 
 	for (;;) {
-		size_t room = stream_room(&s->st);
+		bool mixed = s->tx_kernel;
+		size_t room = mixed ? room_kernel(s) : stream_room(&s->st);
 		int err;
 
 		if (is_broken(s)) {
@@ -56,9 +65,9 @@ static size_t room_wait(struct sock *s, bool dontwait)
 			return 0;
 		}
 		/* told when there is room again, also after a partial transfer, as Linux does */
-		if (room || stream_want_space(&s->st) || !is_fast(s, IO_OUT))
+		if (room || (!mixed && stream_want_space(&s->st)) || !is_fast(s, IO_OUT))
 			return room ? room : 1;
-		err = dontwait ? -EAGAIN : wait_sock(s, EPOLLOUT, deadline);
+		err = dontwait ? -EAGAIN : mixed ? local_wait_room(s, deadline) : wait_sock(s, EPOLLOUT, deadline);
 		if (err) {
 			errno = -err;
 			return 0;
@@ -105,44 +114,61 @@ static int sendfile_check(int in, const off_t *off, size_t len)
 	return off && (*off < 0 || (ssize_t)len < 0) ? -EINVAL : 0;
 }
 
+/* How much of the file may be tried now. What is not sent is not taken out of it, so the kernel may take less. */
+static size_t sendfile_room(struct sock *s)
+{
+	size_t n = is_fast(s, IO_OUT) ? room_wait(s, s->nonblock) : BOUNCE;
+
+	return n && s->tx_kernel ? BOUNCE : n;
+}
+
+/*
+ * At most *@n bytes of the file, at most BOUNCE; *@n: how many it had. @more follow, unless it ends. Returns how many of
+ * them were sent: the file's position, or *@off, is behind those.
+ */
+static ssize_t sendfile_piece(struct sock *s, int in, off_t *off, size_t *n, bool *more)
+{
+	char buf[BOUNCE];
+	ssize_t got = off ? pread(in, buf, *n, *off) : libc()->read(in, buf, *n), sent;
+	struct iovec v = {buf, (size_t)got};
+
+	if (got <= 0)
+		return got;
+	*more = *more && (size_t)got == *n;
+	*n = (size_t)got;
+	sent = io_send(s, &v, 1, *more ? MSG_MORE : 0);
+	if (off)
+		*off += MAX(sent, 0);
+	else if (sent < got)
+		lseek(in, MAX(sent, 0) - got, SEEK_CUR);
+	return sent;
+}
+
 /* File to adopted connection. */
 static ssize_t fast_sendfile(struct sock *s, int in, off_t *off, size_t len)
 {
 	int err = sendfile_check(in, off, len);
 	size_t done = 0;
-	char buf[BOUNCE];
 	bool more = false;
 
 	if (err)
 		return fail(-err);
 	len = MIN(len, (size_t)IO_MAX);
 	while (done < len) {
-		size_t n = is_fast(s, IO_OUT) ? room_wait(s, s->nonblock) : BOUNCE;
-		ssize_t got, sent;
+		size_t n = MIN(MIN(sendfile_room(s), (size_t)BOUNCE), len - done);
+		bool follow = done + n < len;
+		ssize_t sent = n ? sendfile_piece(s, in, off, &n, &follow) : -1;
 
-		if (!n)
-			return done ? (ssize_t)done : -1;
-		n = MIN(MIN(n, sizeof(buf)), len - done);
-		got = off ? pread(in, buf, n, *off) : libc()->read(in, buf, n);
-		if (got <= 0) {
-			if (got < 0 && !done)
-				return -1;
+		if (sent < 0 && !done)
+			return -1;
+		if (sent <= 0)
 			break;
-		}
-		more = (size_t)got == n && done + n < len;
-		sent = send_all(s, buf, (size_t)got, more ? MSG_MORE : 0);
-		if (sent < got && !off) /* the file's position follows what was sent */
-			lseek(in, (off_t)(sent > 0 ? sent - got : -got), SEEK_CUR);
-		if (sent < 0)
-			return done ? (ssize_t)done : -1;
-		if (off)
-			*off += sent;
+		more = follow;
 		done += (size_t)sent;
-		if (sent < got)
+		if ((size_t)sent < n)
 			break;
 	}
-	if (more && is_fast(s, IO_OUT) &&
-	    !s->st.corked) /* the file ended earlier than asked for: what was held back goes */
+	if (more && is_fast(s, IO_OUT) && !s->st.corked) /* fewer than asked for: what was held back goes */
 		stream_opts_set(&s->st, 0, IPC_OPT_CORK);
 	return (ssize_t)done;
 }

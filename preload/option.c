@@ -387,7 +387,6 @@ static bool is_linux(int level, int name, int v)
 		case OPT_PEEK_OFF:
 			return v >= 0;
 		case SO_LOCK_FILTER:
-		case SO_OOBINLINE:
 		case SO_MAX_PACING_RATE: /* the service has its own pace */
 		case SO_TIMESTAMP:       /* of segments */
 		case SO_TIMESTAMPNS:

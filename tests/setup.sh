@@ -9,7 +9,7 @@ packages="make gcc clang clang-format-14 llvm libclang-rt-14-dev bpftool pkg-con
 	spin python3 python3-pytest python3-scapy iproute2 nftables conntrack ethtool tcpdump procps
 	redis-server redis-tools memcached nginx-light curl iputils-ping
 	haproxy apache2 apache2-utils wrk iperf3 postgresql mariadb-server nodejs openjdk-17-jdk-headless rsync
-	openssh-server openssh-client openssl socat git perl file bc"
+	openssh-server openssh-client openssl socat git perl file bc libpython3.11-testsuite"
 missing=""
 for p in $packages; do
 	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)

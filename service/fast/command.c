@@ -201,6 +201,8 @@ static void command_flow(struct fast_thread *t, enum fast_cmd cmd, const struct 
 	} else if (cmd == CMD_CLOSE || cmd == CMD_ORPHAN) {
 		command_close(t, f, cmd == CMD_ORPHAN);
 	} else if (cmd == CMD_ABORT || cmd == CMD_DEAD) {
+		if (f->flags & FLOW_LOCAL) /* the peer gets what was written before */
+			app_refresh(t, f);
 		flow_fail(t, f, (int)c->error, cmd == CMD_ABORT, false);
 	} else if (cmd == CMD_ACK) {
 		tx_ack(t, f);

@@ -2,10 +2,12 @@
 /*
  * Connections both ends of which are on this host: two flows of this thread, each the other's peer. What one application
  * writes is copied from its transmit buffer to the receive buffer of the other one, unless they are the same memory
- * (slow/ring.h); there are no segments, and nothing is lost or repeated. Place in a packet's way: instead of tx.c, the wire and rx.c. Fast thread.
+ * (slow/ring.h); there are no segments, and nothing is lost or repeated. Place in a packet's way: instead of tx.c, the
+ * wire and rx.c. Fast thread.
  *
  * Invariants: of a local flow snd_una = snd_nxt = snd_max, as a byte is acknowledged when it is in the peer's buffer. A
- * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset overtakes them.
+ * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset what the peer has
+ * room for.
  * While the peer is not installed (it is on its way to another process) everything waits.
  */
 #include <errno.h>
@@ -143,6 +145,17 @@ static bool local_refuses(const struct flow *p)
 	return p->flags & FLOW_ORPHAN || (p->flags & FLOW_CLOSING && p->opts & IPC_OPT_SHUT_RD);
 }
 
+/* Linux sends at once what there is room for: the peer has it before the reset, and reads it. */
+static void local_reset(struct fast_thread *t, struct flow *f, struct flow *p)
+{
+	uint64_t have = f->snd_end - MIN(f->snd_una, f->snd_end);
+	uint32_t n = (uint32_t)MIN(have, (uint64_t)local_room(t, f, p));
+
+	if (n && !(p->flags & (FLOW_DEAD | FLOW_ORPHAN)))
+		local_data(t, f, p, n);
+	flow_fail(t, p, ECONNRESET, false, true);
+}
+
 bool local_run(struct fast_thread *t, struct flow *f)
 {
 	struct flow *p = local_peer(t, f);
@@ -152,13 +165,13 @@ bool local_run(struct fast_thread *t, struct flow *f)
 	if (!p)
 		return false;
 	if (f->flags & FLOW_RST_NOW)
-		flow_fail(t, p, ECONNRESET, false, true);
+		local_reset(t, f, p);
 	f->flags &= ~FLOW_SEND_NOW;
 	if (f->flags & (FLOW_DEAD | FLOW_FIN_ACKED) || p->flags & FLOW_DEAD)
 		return false;
 	if (have && local_refuses(p)) {
 		flow_fail(t, p, ECONNRESET, false, true);
-		flow_fail(t, f, ECONNRESET, false, true);
+		local_reset(t, p, f);
 		return false;
 	}
 	may = local_uncorked(t, f, have);

@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -69,6 +70,36 @@ def fill(s, seed, quiet_s=0.3, at=0):
             time.sleep(0.01)
     s.setblocking(True)
     return sent
+
+
+def move_file(s, seed, n, at=0):
+    """As much of a stream as sendfile() takes out of a file without waiting; returns how much, where the file stands, too."""
+    with tempfile.TemporaryFile() as f:
+        f.write(stream(seed, at, n))
+        f.seek(0)
+        sent = 0
+        try:
+            while sent < n:
+                sent += os.sendfile(s.fileno(), f.fileno(), None, n - sent)
+        except BlockingIOError:
+            pass
+        return [sent, os.lseek(f.fileno(), 0, os.SEEK_CUR)]
+
+
+def move_pipe(s, seed, n, at=0):
+    """As much of a stream as splice() takes out of a pipe without waiting; returns how much, without what is left in it."""
+    r, w = os.pipe()
+    os.write(w, stream(seed, at, n))
+    sent = 0
+    try:
+        while sent < n:
+            sent += os.splice(r, s.fileno(), n - sent, flags=os.SPLICE_F_NONBLOCK)
+    except BlockingIOError:
+        pass
+    left = struct.unpack("i", fcntl.ioctl(r, termios.FIONREAD, b"\0" * 4))[0]
+    os.close(r)
+    os.close(w)
+    return [sent, n - left]
 
 
 def echo(s, buf=65536):

@@ -147,6 +147,50 @@ def test_capacity_of_one_thread(cast):
     c.assert_fast()
 
 
+@pytest.mark.parametrize("how, most", [("move_file", 262144), ("move_pipe", 60000)])
+def test_file_to_full_kernel(cast, how, most):
+    """Both ends are FAST while the kernel is still full of what was sent before: who must not wait there does not."""
+    a = cast.start("a")
+    for i in range(scale(30, 8)):
+        c = cast.connect(a, a, warm=False)
+        for s in (c.client, c.server):
+            a("%s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)" % s)
+            a("%s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4608)" % s)
+        sent, got = a("fill(%s, 7, 0.05)" % c.client), 0
+        for _ in range(3):
+            a("%s.sendall(b'r' * 64)" % c.server)
+            assert a("take_any(%s, 64)" % c.client) == 64
+            assert a("take(%s, 7, 64, at=%d)" % (c.server, got)) == [64, ""]
+            got += 64
+        a("%s.setblocking(False)" % c.client)
+        for n in (most, 1000):
+            moved, taken = a("%s(%s, 7, %d, %d)" % (how, c.client, n, sent))
+            assert moved == taken
+            sent += moved
+        assert a("take(%s, 7, %d, at=%d)" % (c.server, sent - got, got)) == [sent - got, ""]
+        a("%s.setblocking(True)" % c.client)
+        c.warm()
+        c.close()
+
+
+@pytest.mark.parametrize("how", ["unread", "linger"])
+def test_last_words(cast, how):
+    """What is sent right before a reset arrives, as there is room for it: an alert of TLS, for one."""
+    a, b = cast.start("a"), cast.start("b")
+    for i in range(scale(200, 30)):
+        c = cast.connect(a, b)
+        if how == "unread":
+            a("%s.sendall(b'never read')" % c.server)
+            b("wait_unread(%s, 10)" % c.client)
+        else:
+            b("%s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))" % c.client)
+        a.begin("take(%s, 3, 5001)" % c.server)
+        b("(give(%s, 3, 5000), %s.close())" % (c.client, c.client))
+        assert a.result() == [5000, "ECONNRESET"], i
+        a("%s.close()" % c.server)
+    closed(cast.lab)
+
+
 def test_connected_to_itself(cast):
     """A socket whose other end is itself."""
     a = cast.start("a")
