@@ -8,7 +8,7 @@ import time
 import pytest
 
 from actors import Cast
-from lab import FULL, PLAIN, scale, tool, wait_for
+from lab import PLAIN, scale, tool, wait_for
 from test_hostile import FORGED, process
 
 ENDS = {"end", "ECONNRESET", "EPIPE", "ECONNABORTED"}
@@ -255,7 +255,6 @@ def test_stopped(scene):
     scene.over()
 
 
-@pytest.mark.skipif(not FULL, reason="TAPAS_FULL=1: now and then the honest end's call waits longer, see HACKING.md")
 def test_hidden(scene):
     """Who has his sockets where the service cannot have them does not keep the honest end from its call."""
     p = scene.start("hostile_local", "hide", seconds=60, ready="hidden")
