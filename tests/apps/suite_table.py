@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from suites import shares
+from suites import SOMETIMES, shares
 from table import size
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -16,7 +16,8 @@ Made by tests/apps/suite_table.py from what `make check-apps` leaves in build/su
 `local = service` and, as most connections of a suite are short, `exchanges = 1` and `bytes = 1`. Its servers and clients
 are threads of one process, or processes that it starts. *Same* is the number of test cases with the result that they
 have on plain Linux; how many of these are skipped there, too, stands beside it. A case that differs is run again, by
-itself and with the others; it is *unstable* if tapas then shows nothing that plain Linux does not.
+itself and with the others; it is *unstable* if tapas then shows nothing that plain Linux does not, or if it is known to
+differ now and then, and why.
 
 *Connections* are all those that are within the host, as tcpdump sees them on the loopback device. *Eligible* are those
 that tapas has carried, FAST at both ends, and those that are not although they have had more than what leaves a
@@ -37,8 +38,8 @@ def percent(part, whole):
 
 def row(f):
     note = ["**differs**: " + ", ".join(f["differs"])] if f["differs"] else []
-    note += ["unstable: " + ", ".join(f["unstable"])] if f["unstable"] else []
-    note += ["on both: %s %s" % (k, v) for k, v in f["other"].items()]
+    note += ["unstable: %s" % k + (", as " + SOMETIMES[k] if k in SOMETIMES else "") for k in f["unstable"]]
+    note += ["on both: %s %s" % (k, v) for k, v in f["other"].items() if k not in f["unstable"]]
     return "| %s | %d of %d | %d | %d | %d | %s | %s | %s | %s |" % (
         f["suite"], f["cases"] - len(f["differs"]) - len(f["unstable"]), f["cases"], f["skipped"], f["connections"],
         f["eligible"], percent(f["paired"], f["eligible"]), size(f["eligible_bytes"]),

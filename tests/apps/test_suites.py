@@ -8,12 +8,11 @@ import pytest
 from apps import ASAN_LIBRARY, FULL, SHARE, need
 from suites import CONFIG, measure, record, shares
 
-QUICK = ["test_asynchat", "test_epoll", "test_httplib", "test_httpservers", "test_nntplib", "test_select", "test_smtplib",
-         "test_telnetlib", "test_urllib2_localnet"]
+QUICK = ["test_asynchat", "test_epoll", "test_httplib", "test_httpservers", "test_nntplib", "test_select",
+         "test_smtplib", "test_telnetlib", "test_urllib2_localnet"]
 LONG = ["test_asyncio", "test_asyncore", "test_docxmlrpc", "test_ftplib", "test_imaplib", "test_logging",
-        "test_multiprocessing_fork", "test_multiprocessing_forkserver", "test_multiprocessing_spawn", "test_poll",
-        "test_poplib", "test_selectors", "test_smtpd", "test_socket", "test_socketserver", "test_ssl",
-        "test_wsgiref", "test_xmlrpc"]
+        "test_multiprocessing_fork", "test_poll", "test_poplib", "test_selectors", "test_smtpd", "test_socket",
+        "test_socketserver", "test_ssl", "test_wsgiref", "test_xmlrpc"]
 INSTALLED = "/usr/lib/python3.11/test/test_socket.py"
 measured = []
 
