@@ -59,9 +59,10 @@ static void api_conn_unlink(struct tapas_connection *c)
 void api_conn_free(struct tapas_connection *c)
 {
 	api_conn_unlink(c);
-	if (c->slot >= 0 && c->ctx->core)
+	if (c->slot >= 0 && c->ctx->core) {
 		stream_close(&c->stream);
-	core_slot_put(c->ctx->core, (uint32_t)c->slot);
+		core_slot_put(c->ctx->core, (uint32_t)c->slot);
+	}
 	close(c->fd);
 	free(c->rx);
 	free(c->tx);

@@ -123,7 +123,7 @@ start_service() { # start_service MODE
 interface = nic0
 mode = $1
 socket = $TAPAS_SOCKET
-local = service
+local = direct
 group =
 CONF
 	[ "$1" = shared ] || printf '[exclusive]\ntap = tapas0\naddress = %s/24\n' $SERVER >>"$tmp/tapas.conf"

@@ -27,7 +27,7 @@
 	X(ACK_CHALLENGE, "ack_challenge", "challenge ACKs sent (RFC 5961)")                    \
 	X(ECN_CE, "ecn_ce", "segments received with CE")                                       \
 	X(RX_URG, "rx_urgent", "segments with URG that sent a connection to Linux")            \
-	X(LOCAL_BYTES, "local_bytes", "payload bytes copied between two local ends")           \
+	X(LOCAL_BYTES, "local_bytes", "payload bytes from one local end to the other")         \
 	/* drops, each with a named reason */                                                  \
 	X(DROP_PARSE, "drop_parse", "frames that the parser refused")                          \
 	X(DROP_MAC, "drop_mac", "frames of a flow, but for another MAC address")               \

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A local connection goes back to Linux (local_leave.c) although an end has closed, whose socket takes no bytes any more,
- * and the other one has not read all of them (or itself was shut down before it has). So both kernel sockets are made anew under TCP_REPAIR, as the two ends of
- * one connection with nothing on its way, each with what its program has not read in its receive queue; then they are
- * shut down as they were. In the place of an end that nobody holds there is a socket of our own, which is closed at
- * once. Main thread.
+ * and the other one has not read all of them (or itself was shut down before it has). So both kernel sockets are made
+ * anew under TCP_REPAIR, as the two ends of one connection with nothing on its way, each with what its program has not
+ * read in its receive queue; then they are shut down as they were. In the place of an end that nobody holds there is a
+ * socket of our own, which is closed at once. Main thread.
  *
  * Invariant: nothing has changed as long as local_anew() says that it is not possible, or not yet.
  */

@@ -17,8 +17,8 @@ the client is in the figures of redis-benchmark and wrk alone.
 An idle connection's memory is what grows while the connections are opened: anonymous and shared memory of server, client
 and service, their page tables, and the kernel's slabs.
 
-BENCH_LOCAL (direct, or service: the value of `local`), BENCH_LOCAL_SERVICE (tapasd, or local-only: tapasd --local-only), BENCH_SPIN_US ([fast] spin_us), BENCH_IDLE (10000
-connections), BENCH_IDLE_SECONDS (5).
+BENCH_LOCAL (direct, or service: the value of `local`), BENCH_LOCAL_SERVICE (tapasd, or local-only: tapasd --local-only),
+BENCH_SPIN_US ([fast] spin_us), BENCH_IDLE (10000 connections), BENCH_IDLE_SECONDS (5).
 """
 import contextlib
 import csv
@@ -91,7 +91,8 @@ class LocalLab(Lab):
         self.side = side
         spin = {"fast": {"spin_us": SPIN_US}} if SPIN_US else {}
         super().__init__("plain" if side == "plain" else "shared", start=False,
-                         config={"service": {"local": HOW}, "adopt": {"exchanges": 2, "bytes": 65536}, "shadow": {"heartbeat_ms": 10000}, **spin})
+                         config={"service": {"local": HOW}, "adopt": {"exchanges": 2, "bytes": 65536},
+                                 "shadow": {"heartbeat_ms": 10000}, **spin})
         try:
             self.server.sysctl("net.ipv4.ip_local_port_range", "12000 65000")
             self.server.sysctl("net.core.somaxconn", "4096")
