@@ -87,7 +87,8 @@ static void in_turn(void)
 		_exit(0);
 	}
 	process_write("parent", c->fd, "first ");
-	tell(write(go[1], "g", 1), "go");
+	if (write(go[1], "g", 1) != 1)
+		fatal("go");
 	child_end(pid);
 	process_write("parent", c->fd, "third");
 	close(c->fd);
