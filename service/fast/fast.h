@@ -57,9 +57,9 @@ struct flow_init {
 	uint32_t tx_app, tx_slot, tx_context;
 	bool local; /* the other end is flow @peer, installed in the same thread, too */
 	uint32_t peer;
-	uint32_t rx_region,
-		tx_region; /* where the buffers are: 0: in the applications' own, else index + 1 of CMD_REGION */
-	uint64_t tx_free;  /* with tx_region: as in struct flow */
+	/* of the buffers: 0: the applications' own memory, else index + 1 of CMD_REGION */
+	uint32_t rx_region, tx_region;
+	uint64_t tx_free;          /* with tx_region: as in struct flow */
 	struct wire_template tmpl; /* key.local = us */
 	/* sender: stream offset 0 is snd_base on the wire */
 	uint32_t snd_base;

@@ -7,8 +7,7 @@
  *
  * Invariants: of a local flow snd_una = snd_nxt = snd_max, as a byte is acknowledged when it is in the peer's buffer. A
  * byte is copied once, and counted in both flows in the same turn. A FIN follows the last byte; a reset what the peer has
- * room for.
- * While the peer is not installed (it is on its way to another process) everything waits.
+ * room for. While the peer is not installed (it is on its way to another process) everything waits.
  */
 #include <errno.h>
 #include <string.h>

@@ -187,8 +187,7 @@ static void conn_park(struct slow *s, struct conn *c)
 		app_park(conn_tx_app(c), conn_tx_slot(c), false, c->tx_off, c->tx_size);
 	else
 		app_park_ring(s, conn_tx_app(c), conn_tx_slot(c), ring_hold(c->tx_ring));
-	c->rx_size = c->rx_ring ? c->rx_size : 0;
-	c->tx_size = c->tx_ring ? c->tx_size : 0;
+	c->rx_size = c->tx_size = 0;
 }
 
 void conn_release_buffers(struct slow *s, struct conn *c)

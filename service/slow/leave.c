@@ -239,7 +239,7 @@ void leave_install(struct slow *s, struct conn *c, const struct up_frozen *z)
 		.tx_off = c->tx_off,
 		.rx_size = c->rx_size,
 		.tx_size = c->tx_size,
-		.tx_free = c->tx_ring ? z->tx_free : 0,
+		.tx_free = z->tx_free,
 		.mss = z->mss,
 		.snd_wscale = c->sock.snd_wscale,
 		.rcv_wscale = c->sock.rcv_wscale,

@@ -75,6 +75,24 @@ def test_adopted(cast, manner, place):
         c.close()
 
 
+def test_no_room_for_more_memory(cast):
+    """Who cannot map what the two would share has the connection by Linux."""
+    a, b, d = (cast.start(name) for name in "abd")
+    cast.connect(d, b)  # b is known to the service
+    b("import resource; vm = int(open('/proc/self/statm').read().split()[0]) * 4096")
+    b("resource.setrlimit(resource.RLIMIT_AS, (vm + (64 << 20),) * 2)")
+    c = cast.connect(a, b, warm=False)
+    for k in range(60):
+        c.exchange(1000 + k)
+    a("background('echo', echo, %s)" % c.server)
+    work = sizes(31, 30, 18)
+    assert b("dialogue(%s, 5, %r)" % (c.client, work)) == [sum(work), ""]
+    b("%s.shutdown(1)" % c.client)
+    assert a("joined('echo')") == sum(work)
+    if cast.lab.config["service"]["local"] == "direct" and not cast.lab.plain:
+        assert not c.flows() and cast.lab.counters()["returned"] > 0, cast.lab.flows()
+
+
 @pytest.mark.parametrize("size", [16, 5000])
 def test_adopted_at_work(cast, size):
     """The same where each end waits for the other one in a call that blocks."""

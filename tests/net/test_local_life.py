@@ -397,6 +397,15 @@ def test_exec(pair, cast, who):
     assert z("joined('echo')") == sum(work)
 
 
+def hand_over(cast, a, d, sock):
+    """@a passes it to @d, who has it as ss[0]."""
+    path = os.path.join(cast.lab.dir, "pass.sock")
+    d("u = unix_listener(%r)" % path)
+    d.begin("(ss := get_from(u)) and None")
+    a("pass_to(%r, %s)" % (path, sock))
+    d.result()
+
+
 @pytest.mark.parametrize("library", [True, False], ids=["with the library", "without"])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "closed"])
 def test_passed(pair, cast, library, keep):
@@ -405,11 +414,7 @@ def test_passed(pair, cast, library, keep):
     d = cast.start("d", accelerated=library)
     assert b("give(%s, 1, 50000)" % c.client) == 50000
     assert a("wait_unread(%s, 50000)" % c.server) == 50000
-    path = os.path.join(cast.lab.dir, "pass.sock")
-    d("u = unix_listener(%r)" % path)
-    d.begin("(ss := get_from(u)) and None")
-    a("pass_to(%r, %s)" % (path, c.server))
-    d.result()
+    hand_over(cast, a, d, c.server)
     if not keep:
         a("%s.close()" % c.server)
     assert d("take(ss[0], 1, 50000)") == [50000, ""]
@@ -440,11 +445,7 @@ def test_passed_after_the_other_end_has_closed(pair, cast, how, library):
     assert b("give(%s, 1, 50000)" % c.client) == 50000
     ENDS[how](c)
     assert a("wait_unread(%s, 50000)" % c.server) == 50000
-    path = os.path.join(cast.lab.dir, "pass.sock")
-    d("u = unix_listener(%r)" % path)
-    d.begin("(ss := get_from(u)) and None")
-    a("pass_to(%r, %s)" % (path, c.server))
-    d.result()
+    hand_over(cast, a, d, c.server)
     a("%s.close()" % c.server)
     assert d("take(ss[0], 1, ALL)") == [50000, "end"]
     if how == "half closed":

@@ -162,6 +162,33 @@ static inline void pair(void)
 	quiet();
 }
 
+/* Both write and read at random, up to @most at once, until both have all. @sent: by a, by b. */
+static inline void converse(unsigned seed, uint32_t most, uint64_t sent[2])
+{
+	uint64_t got[2] = {0};
+
+	sent[0] = sent[1] = 0;
+	srand(seed);
+	for (int i = 0; i < 20000; i++) {
+		struct end *e = rand() % 2 ? &a : &b;
+
+		if (rand() % 3)
+			sent[e == &b] += put(e, (uint32_t)rand() % 20000);
+		if (rand() % 3)
+			got[e == &b] += take(e, (uint32_t)rand() % most);
+		if (rand() % 2)
+			turn();
+	}
+	for (int i = 0; i < 20; i++) {
+		got[0] += take(&a, 1 << 20);
+		got[1] += take(&b, 1 << 20);
+		turn();
+	}
+	assert_true(sent[0] > 1 << 20 && sent[1] > 1 << 20);
+	assert_int_equal(got[1], sent[0]);
+	assert_int_equal(got[0], sent[1]);
+}
+
 static inline void prog_open(struct prog *p, uint32_t id)
 {
 	struct fast_app add = {.app = id, .buf_size = BUF_SIZE, .doorbell_fd = -1};

@@ -28,29 +28,11 @@ static uint64_t free_before(const struct end *e)
 
 static void bytes_arrive_where_they_were_written(void **state)
 {
-	uint64_t sent[2] = {0}, got[2] = {0};
+	uint64_t sent[2];
 
 	(void)state;
 	pair();
-	srand(11);
-	for (int i = 0; i < 20000; i++) {
-		struct end *e = rand() % 2 ? &a : &b;
-
-		if (rand() % 3)
-			sent[e == &b] += put(e, (uint32_t)rand() % 20000);
-		if (rand() % 3)
-			got[e == &b] += take(e, (uint32_t)rand() % 20000);
-		if (rand() % 2)
-			turn();
-	}
-	for (int i = 0; i < 20; i++) {
-		got[0] += take(&a, 1 << 20);
-		got[1] += take(&b, 1 << 20);
-		turn();
-	}
-	assert_true(sent[0] > 1 << 20 && sent[1] > 1 << 20);
-	assert_int_equal(got[1], sent[0]);
-	assert_int_equal(got[0], sent[1]);
+	converse(11, 20000, sent);
 	assert_int_equal(free_before(&a), sent[0]);
 	assert_int_equal(lab_counter(h, CNT_LOCAL_BYTES), sent[0] + sent[1]);
 	assert_int_equal(a.tx->buf[0], MARK); /* their own memory is not used */
